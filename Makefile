@@ -1,0 +1,71 @@
+# Every target says what it needs; `make submit` on a fresh clone does everything. Settings are in experiments/*.yaml.
+#   EXP=experiments/NAME.yaml   the experiment (default: the embedded competition)
+#   SET="train.epochs=3 ..."    settings for this call
+#   FORCE=1                     make the target again, although nothing changed
+.DEFAULT_GOAL := help
+EXP ?= experiments/digits.yaml
+SET ?=
+FORCE ?=
+PORT ?= 5000
+PYTHON ?= python3
+VENV ?= .venv
+UV := .uv/bin/uv
+export UV_PYTHON_DOWNLOADS := never
+
+.PHONY: help setup eda folds train submit score ui test lint types lock clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@printf '\n  EXP=experiments/NAME.yaml  SET="train.epochs=3 train.lr=1e-3"  FORCE=1\n'
+
+setup: $(VENV)/.synced  ## install everything into .venv, at the versions and hashes of requirements.lock
+
+eda: $(VENV)/.synced  ## look at the competition's tables and images
+	@$(VENV)/bin/python -m pipeline eda $(EXP) $(SET) $(if $(FORCE),--force)
+
+folds: $(VENV)/.synced  ## split the training rows, once and for all
+	@$(VENV)/bin/python -m pipeline folds $(EXP) $(SET) $(if $(FORCE),--force)
+
+train: $(VENV)/.synced  ## train a model a fold and score all rows out of fold
+	@$(VENV)/bin/python -m pipeline train $(EXP) $(SET) $(if $(FORCE),--force)
+
+submit: $(VENV)/.synced  ## all of the above, then predict the test images and write the submission
+	@$(VENV)/bin/python -m pipeline submit $(EXP) $(SET) $(if $(FORCE),--force)
+
+score: $(VENV)/.synced  ## score the submission, where the answers are known
+	@$(VENV)/bin/python -m pipeline score $(EXP) $(SET) $(if $(FORCE),--force)
+
+ui: $(VENV)/.synced  ## browse all runs in MLflow on 127.0.0.1 (PORT=5000)
+	@$(VENV)/bin/python -m pipeline ui $(EXP) --port $(PORT)
+
+test: $(VENV)/.synced  ## run the tests
+	@$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.synced  ## check style and likely bugs
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+types: $(VENV)/.synced  ## check types
+	@$(VENV)/bin/ty check --error-on-warning
+
+lock: $(UV)  ## choose versions anew and write requirements.lock
+	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --upgrade --quiet -o requirements.lock
+	@echo 'uv>=0.13,<0.14' | $(UV) pip compile - --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet -o requirements-uv.lock
+
+clean:  ## delete .venv, .uv and caches; with ALL=1 also data/ and mlruns/
+	rm -rf .venv .uv .pytest_cache .ruff_cache .hypothesis podium.egg-info
+	find pipeline tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+	$(if $(filter 1,$(ALL)),rm -rf data && find mlruns -mindepth 1 ! -name .gitkeep -delete)
+
+$(UV): requirements-uv.lock
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11, 3.12 or 3.13 is needed (make PYTHON=python3.12 ...)"; exit 2; }
+	@echo "installing uv into .uv ..."
+	@rm -rf .uv && PIP_USER=0 $(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --target .uv -r requirements-uv.lock
+	@touch $@
+
+$(VENV)/.synced: requirements.lock pyproject.toml | $(UV)
+	@echo "installing into $(VENV) (about 6 GB, most of it torch; minutes the first time) ..."
+	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+	@$(UV) pip sync --quiet --require-hashes --python $(VENV)/bin/python requirements.lock
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(VENV)/bin/python -e .
+	@touch $@

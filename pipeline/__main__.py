@@ -1,0 +1,80 @@
+"""The verbs: `python -m pipeline VERB EXPERIMENT [key=value ...]`. Make calls these and adds nothing of its own."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.config.settings import Experiment
+
+VERBS = {
+    "eda": "look at the competition's tables and images",
+    "folds": "split the training rows, once and for all",
+    "train": "train a model a fold, score all rows out of fold",
+    "submit": "predict the test images and write the submission",
+    "score": "score the submission, where the answers are known",
+    "ui": "serve MLflow on 127.0.0.1 and print the link to the runs",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="verbs:\n" + "\n".join(f"  {verb:<8} {text}" for verb, text in VERBS.items()),
+    )
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="one of " + ", ".join(VERBS))
+    parser.add_argument(
+        "experiment", metavar="EXPERIMENT", help="an experiment's YAML file, e.g. experiments/digits.yaml"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for this call, e.g. train.lr=1e-3")
+    parser.add_argument("--force", action="store_true", help="make the verb's result again, whatever its receipt says")
+    parser.add_argument("--port", type=int, default=5000, help="of `ui` (default 5000)")
+    args = parser.parse_args(argv)
+
+    from pipeline.config.load import load
+    from pipeline.config.mistakes import Mistakes, Stopped
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that runs are closed on the way out
+    try:
+        settings, name = load(args.experiment, args.overrides)
+        if args.verb == "ui":
+            from pipeline.ui import serve
+
+            return serve(settings.competition.name, args.port)
+        return _run_stage(args, settings, name)
+    except Mistakes as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Stopped as error:
+        print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+
+
+def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int:
+    from pipeline import stages
+    from pipeline.config.settings import RUNS
+
+    RUNS.mkdir(exist_ok=True)
+    with (RUNS / f".{name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system, however this process ends
+        except OSError:
+            print(f"another command is at work on {name}: wait for it, or end it", file=sys.stderr)
+            return 2
+        work = stages.Work(settings, name, args.verb, args.force)
+        getattr(stages, args.verb)(work)
+    if args.verb == "submit":
+        print(stages.summary(work))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

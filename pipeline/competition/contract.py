@@ -1,0 +1,55 @@
+"""The contract between a competition's files and everything after them.
+
+A source reads its files into a `Competition` and lists what is wrong with them; nobody else looks at the organisers'
+tables again. Rows are plain dicts of strings, read without pandas so that a stage with nothing to do answers at once;
+`train` and `test` are the same rows as DataFrames, built when first asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config.mistakes import Mistake
+from pipeline.config.settings import fingerprint
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, str]  # image_id, path, WHERE, label and group where there are any, further columns of the table
+WHERE = "file:row"  # key of each row's place in its table, for messages
+
+
+@dataclass(frozen=True)
+class Competition:
+    name: str
+    metric: str
+    classes: tuple[str, ...]  # in the order of the columns of every probability array
+    has_groups: bool
+    train_rows: list[Row]
+    test_rows: list[Row]  # in the order of the sample submission
+    sample_columns: tuple[str, str]  # id column, label column
+    sample_csv: Path
+    mistakes: list[Mistake] = field(default_factory=list)  # empty, or no work is done
+
+    @cached_property
+    def train(self) -> pd.DataFrame:
+        """`image_id` (unique), `path`, `label`, `group` where there are groups, further columns as read (strings)."""
+        import pandas as pd
+
+        return pd.DataFrame(self.train_rows, dtype=str).drop(columns=WHERE)
+
+    @cached_property
+    def test(self) -> pd.DataFrame:
+        """`image_id` (unique), `path`, in the order of the sample submission."""
+        import pandas as pd
+
+        return pd.DataFrame(self.test_rows, dtype=str).drop(columns=WHERE)
+
+    @cached_property
+    def tables_hash(self) -> str:
+        """Of what folds and targets depend on: equal for any file that holds the same rows, in whatever order."""
+        rows = sorted([row["image_id"], row["label"], row.get("group", "")] for row in self.train_rows)
+        return fingerprint([rows, self.classes])

@@ -1,0 +1,136 @@
+"""pydantic's errors in the user's words: dotted path, file and line, what was found, what is valid, the nearest key."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.mistakes import Mistake, nearest, shown
+from pipeline.config.settings import Experiment
+
+Origins = dict[str, str]  # dotted path -> "experiments/digits.yaml:12"
+
+
+def explain(error: ValidationError, origins: Origins, path: Path) -> list[Mistake]:
+    """A `Mistake` for each thing wrong in the settings. path: the experiment's file, for what stands in none."""
+    return _alternatives_joined([_explain(one, origins, path) for one in error.errors()])
+
+
+def _explain(error: Any, origins: Origins, path: Path) -> Mistake:
+    """One pydantic error in the user's words: dotted path, file and line, what was found, what is valid."""
+    dotted, model = _locate(error["loc"])
+    where = f"{dotted or 'the file'} ({_origin(dotted, origins) or shown(path)})"
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        valid = list(model.model_fields) if model else []
+        key = dotted.rpartition(".")[2]
+        hint = nearest(key, valid) or _elsewhere(key)
+        return Mistake(where, f"unknown key{hint}", f"valid here: {', '.join(valid)}", "unknown keys")
+    if kind == "missing":
+        found = "missing"
+        valid = "it must be given"
+    elif kind == "union_tag_invalid":
+        found = (
+            f"found {context['tag']!r}{nearest(str(context['tag']), re.findall('[a-z_]+', context['expected_tags']))}"
+        )
+        dotted = f"{dotted}.{context['discriminator'].strip(chr(39))}"
+        where = f"{dotted} ({_origin(dotted, origins) or shown(path)})"
+        valid = f"valid: {context['expected_tags']}"
+    elif kind == "union_tag_not_found":
+        found = f"no {context['discriminator']}"
+        valid = "it says which kind this section is"
+    elif kind == "value_error":
+        found = str(context["error"])
+        valid = "change one of them"
+    else:
+        words = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        hint = nearest(error["input"], words) if isinstance(error["input"], str) else ""
+        found = f"found {error['input']!r}{hint}"
+        valid = "valid: " + error["msg"].removeprefix("Input should be ")
+    return Mistake(where, found, valid, f"wrong values ({dotted})")
+
+
+def _alternatives_joined(mistakes: list[Mistake]) -> list[Mistake]:
+    """pydantic reports each alternative of `px: int | "model"` by itself; the user made one mistake."""
+    joined: dict[tuple[str, str], list[Mistake]] = {}
+    for mistake in mistakes:
+        joined.setdefault((mistake.where, mistake.kind), []).append(mistake)
+    return [
+        replace(
+            same[0],
+            valid=" or ".join(dict.fromkeys([same[0].valid, *(m.valid.removeprefix("valid: ") for m in same[1:])])),
+        )
+        for same in joined.values()
+    ]
+
+
+def _origin(dotted: str, origins: Origins) -> str | None:
+    while dotted:
+        if dotted in origins:
+            return origins[dotted]
+        dotted = dotted.rpartition(".")[0]
+    return None
+
+
+def _locate(loc: tuple[str | int, ...]) -> tuple[str, type[BaseModel] | None]:
+    """(dotted path as the user writes it, the model that owns its last key).
+
+    pydantic's location also names the branch of a union (`schedule.cosine.final`, `px.int`), which no file contains.
+    """
+    parts: list[str] = []
+    model: type[BaseModel] | None = Experiment
+    branches: dict[str, type[BaseModel]] = {}
+    owner: type[BaseModel] | None = Experiment
+    for step in loc:
+        if str(step) in branches:
+            model = branches[str(step)]
+            branches = {}
+            continue
+        if isinstance(step, int):
+            parts.append(str(step))
+            continue
+        if model is None:
+            break  # inside a leaf: the rest names the alternatives of its type
+        owner = model
+        parts.append(step)
+        field = model.model_fields.get(step)
+        models = section_classes(field.annotation) if field else []
+        branches = {} if len(models) < 2 else {_tag(m): m for m in models}
+        model = models[0] if len(models) == 1 else None
+    return ".".join(parts), owner
+
+
+def section_classes(annotation: Any) -> list[type[BaseModel]]:
+    """The settings classes that may stand at a field: one for a section, several for a choice, none for a leaf."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    candidates = get_args(annotation) or (annotation,)
+    return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+
+
+def tag_key(model: type[BaseModel]) -> str:
+    """The key that says which kind of section this is."""
+    return "source" if "source" in model.model_fields else "name"
+
+
+def _tag(model: type[BaseModel]) -> str:
+    """`cosine` of `Cosine`."""
+    return str(get_args(model.model_fields[tag_key(model)].annotation)[0])
+
+
+def _elsewhere(key: str) -> str:
+    """`, did you mean 'train.epochs'?` for a key that another section has."""
+
+    def walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            yield f"{prefix}{name}"
+            for inner in section_classes(field.annotation):
+                yield from walk(inner, f"{prefix}{name}.")
+
+    paths = list(walk(Experiment, ""))
+    close = nearest(key, [p.rpartition(".")[2] for p in paths])
+    word = re.search(r"'(.*)'", close)
+    return f", did you mean {next(p for p in paths if p.endswith(word[1]))!r}?" if word else ""

@@ -1,0 +1,179 @@
+"""From an experiment's YAML file to frozen settings, or to every mistake in it at once.
+
+In: a YAML path and `key=value` overrides. Out: (`Experiment`, its name). A file may name another with `base:`; what it
+says itself wins, key by key. A section of another kind (`schedule.name`, `competition.source`) replaces the base's
+section whole, because the other's parameters mean nothing to it.
+
+YAML is read by the 1.2 core rules: `1e-3` is a number and `off`, `no`, `on` are words (PyYAML's own rules make the
+first a string and the others booleans). A key given twice in a file is a mistake, not a silent overwrite.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipeline.config.explain import Origins, explain, section_classes, tag_key
+from pipeline.config.mistakes import Mistake, Mistakes, nearest, shown
+from pipeline.config.settings import NAME_PATTERN, ROOT, Experiment
+
+
+def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> tuple[Experiment, str]:
+    """(`settings`, name of the experiment = stem of the file). Raises `Mistakes` with every mistake found."""
+    path = Path(path)
+    if not path.is_file() and not path.is_absolute() and (ROOT / path).is_file():
+        path = ROOT / path
+    mistakes: list[Mistake] = []
+    if not re.match(NAME_PATTERN, path.stem):
+        valid = "a file name of letters, digits, - and _, because folders under mlruns/ are named after it"
+        mistakes.append(Mistake(shown(path), f"the name {path.stem!r}", valid, "names"))
+    data, origins = _read_chain(path, (), mistakes)
+    for text in overrides:
+        _override(data, origins, text, mistakes)
+    try:
+        return _validated(data, origins, path, mistakes), path.stem
+    except ValidationError as error:
+        raise Mistakes([*mistakes, *explain(error, origins, path)]) from None
+
+
+def _validated(data: dict, origins: Origins, path: Path, mistakes: list[Mistake]) -> Experiment:
+    settings = Experiment.model_validate(data)
+    if mistakes:
+        raise Mistakes(mistakes)
+    return settings
+
+
+# --- YAML ----------------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with the scalars of YAML 1.2's core schema."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way to start without the rules of version 1.1
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))  # 010 is ten, not eight
+
+
+def _read_yaml(path: Path, mistakes: list[Mistake]) -> tuple[dict, Origins]:
+    """The file as nested dicts, and the line of each key."""
+    name = shown(path)
+    if not path.is_file():
+        there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        valid = f"an experiment's YAML file{nearest(path.name, there)}; in that folder: {', '.join(there) or 'none'}"
+        mistakes.append(Mistake(name, "there is no such file", valid, "files"))
+        return {}, {}
+    origins: Origins = {}
+    loader = _Loader(path.read_text(encoding="utf-8", errors="replace"))
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}, {}
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.MarkedYAMLError(problem="the file must be a mapping", problem_mark=node.start_mark)
+        return _mapping(loader, node, "", name, origins, mistakes), origins
+    except (yaml.YAMLError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        problem = getattr(error, "problem", None) or str(error)
+        mistakes.append(
+            Mistake(where, f"not readable as YAML ({problem})", "valid: `key: value` lines, indented by spaces", "yaml")
+        )
+        return {}, {}
+    finally:
+        loader.dispose()
+
+
+def _mapping(
+    loader: _Loader, node: yaml.MappingNode, prefix: str, name: str, origins: Origins, mistakes: list[Mistake]
+) -> dict:
+    out: dict[str, Any] = {}
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        dotted = f"{prefix}{key}"
+        where = f"{name}:{key_node.start_mark.line + 1}"
+        if key in out:
+            mistakes.append(
+                Mistake(
+                    f"{dotted} ({where})",
+                    f"given before, {origins[dotted]}",
+                    "valid: each key once",
+                    "keys given twice",
+                )
+            )
+        origins[dotted] = where
+        if isinstance(value_node, yaml.MappingNode):
+            out[key] = _mapping(loader, value_node, f"{dotted}.", name, origins, mistakes)
+        else:
+            out[key] = loader.construct_object(value_node, deep=True)
+    return out
+
+
+def _read_chain(path: Path, seen: tuple[Path, ...], mistakes: list[Mistake]) -> tuple[dict, Origins]:
+    """The file merged over its `base:`, which may have one of its own."""
+    path = path.resolve()
+    if path in seen:
+        circle = " -> ".join(shown(p) for p in (*seen, path))
+        mistakes.append(
+            Mistake(shown(seen[-1]), f"base: goes in a circle ({circle})", "valid: a chain that ends", "base")
+        )
+        return {}, {}
+    data, origins = _read_yaml(path, mistakes)
+    base = data.pop("base", None)
+    if base is None:
+        return data, origins
+    if not isinstance(base, str):
+        valid = "valid: the path of a YAML file, relative to this one"
+        mistakes.append(Mistake(f"base ({origins['base']})", f"found {base!r}", valid, "base"))
+        return data, origins
+    base_data, base_origins = _read_chain(path.parent / base, (*seen, path), mistakes)
+    return _merge(base_data, data), base_origins | origins
+
+
+def _merge(base: dict, over: dict, kinds: Sequence[type[BaseModel]] = (Experiment,)) -> dict:
+    """`over` on top of `base`, key by key; `kinds` are the settings classes that may stand here."""
+    if len(kinds) > 1:
+        tag = tag_key(kinds[0])
+        if tag in over and over[tag] != base.get(tag):
+            return dict(over)
+    out = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        fields = [kind.model_fields[key] for kind in kinds if key in kind.model_fields]
+        out[key] = _merge(out[key], value, section_classes(fields[0].annotation) if fields else []) if both else value
+    return out
+
+
+def _override(data: dict, origins: Origins, text: str, mistakes: list[Mistake]) -> None:
+    """Apply one `train.lr=1e-3` in place, by the rules of `_merge`."""
+    key, equals, raw = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        mistakes.append(Mistake(f"SET {text!r}", "not of the form key=value", "valid: e.g. train.lr=1e-3", "overrides"))
+        return
+    try:
+        value = yaml.load(raw, _Loader)  # noqa: S506 - a subclass of SafeLoader
+    except (yaml.YAMLError, ValueError):
+        mistakes.append(
+            Mistake(f"SET {text!r}", f"the value {raw!r} is not YAML", "valid: e.g. train.lr=1e-3", "overrides")
+        )
+        return
+    for part in reversed(parts):
+        value = {part: value}
+    merged = _merge(data, value)
+    data.clear()
+    data.update(merged)
+    origins[key.strip()] = "SET"

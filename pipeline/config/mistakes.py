@@ -1,0 +1,68 @@
+"""How bad input is told to the user: all of it at once, each mistake with its place, what was found and what is valid.
+
+In: places and facts, collected by whoever checks something. Out: one exception, `Mistakes`, that `__main__` prints
+before it exits with status 2. Nothing is written by then: checks come before work.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from pipeline.config.settings import ROOT
+
+SHOWN_OF_A_KIND = 10
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong in what the user gave.
+
+    where: file and row (`data/digits/train.csv:14`) or dotted setting and file (`train.lr (SET)`).
+    found: what stands there. valid: what could stand there. kind: groups alike mistakes, so that 10,000 missing
+    images do not bury one duplicate id.
+    """
+
+    where: str
+    found: str
+    valid: str
+    kind: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.found}; {self.valid}"
+
+
+class Mistakes(Exception):
+    """Everything that is wrong with the input, raised before any work. `__main__` turns it into exit status 2."""
+
+    def __init__(self, mistakes: Iterable[Mistake]):
+        self.mistakes = list(mistakes)
+        super().__init__(self._text())
+
+    def _text(self) -> str:
+        n = len(self.mistakes)
+        lines = [f"{n:,} mistake{'s' if n != 1 else ''} in the input; nothing was done."]
+        by_kind: dict[str, list[Mistake]] = {}
+        for mistake in self.mistakes:
+            by_kind.setdefault(mistake.kind, []).append(mistake)
+        for kind, members in by_kind.items():
+            lines += [f"  {mistake}" for mistake in members[:SHOWN_OF_A_KIND]]
+            if len(members) > SHOWN_OF_A_KIND:
+                lines.append(f"  ... and {len(members) - SHOWN_OF_A_KIND:,} more of this kind ({kind})")
+        return "\n".join(lines)
+
+
+class Stopped(Exception):
+    """Work that began and cannot go on: why, and what to try. `__main__` exits with status 1 and no traceback."""
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """`"; did you mean X?"` for the closest of `valid`, or nothing where none is close."""
+    close = get_close_matches(word, list(valid), n=1, cutoff=0.6)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def shown(path: Path) -> str:
+    """A path as the user knows it: from the repository's root where it lies inside."""
+    path = Path(path).absolute()
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -1,0 +1,1 @@
+"""Image files: `content` knows which bytes they hold, `decode` turns them into arrays."""

@@ -1,0 +1,54 @@
+"""Which bytes the image files hold: SHA-256 of each, read again only where size or modification time changed.
+
+In: paths. Out: one hash a path, and one for a whole list. The memory of earlier readings is a JSON file in the cache
+folder; losing it costs time, never correctness. Like git's index it trusts (size, mtime in ns, inode).
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pipeline.atomic import atomic
+from pipeline.config.settings import fingerprint
+
+MISSING = "missing"
+
+
+def content_hashes(paths: list[str], memory: Path) -> list[str]:
+    """SHA-256 (32 hex digits of it) of each file in `paths`, or `MISSING`; `memory` is the cache file."""
+    try:
+        known: dict[str, list] = json.loads(memory.read_text())
+    except (FileNotFoundError, ValueError):  # a damaged cache is no cache
+        known = {}
+    stats = [_stat(path) for path in paths]
+    new = [path for path, stat in zip(paths, stats, strict=True) if stat and known.get(path, [None])[0] != stat]
+    if new:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the interpreter lock
+            hashes = dict(zip(new, pool.map(_sha256, new), strict=True))
+        known |= {path: [stat, hashes[path]] for path, stat in zip(paths, stats, strict=True) if path in hashes}
+        with atomic(memory) as temporary:
+            temporary.write_text(json.dumps(known))
+    return [known[path][1] if stat else MISSING for path, stat in zip(paths, stats, strict=True)]
+
+
+def images_hash(ids: list[str], hashes: list[str]) -> str:
+    """Of the pictures behind ids, in any order: moved or renamed files with equal content count as equal."""
+    return fingerprint(sorted(zip(ids, hashes, strict=True)))
+
+
+def _stat(path: str) -> str | None:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+
+
+def _sha256(path: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    except OSError:
+        return MISSING

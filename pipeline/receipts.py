@@ -1,0 +1,99 @@
+"""Receipts: how a stage knows that it has nothing to do, and what changed where it has.
+
+A finished stage leaves `mlruns/NAME/VERB.json`: every input by name (settings by dotted path, hashes of data and of
+what earlier stages made), their fingerprint, the files it made with their hashes, its MLflow run and its figures.
+Inputs are compared by content, so touching a file changes nothing. The code is noted beside the inputs, not among
+them: a pull that touches the loop must not throw away a night of training, so it is said, and FORCE=1 acts on it.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.atomic import atomic
+from pipeline.config.settings import ROOT, fingerprint
+
+
+@dataclass(frozen=True)
+class Receipt:
+    verb: str
+    inputs: dict[str, Any]
+    fingerprint: str
+    artifacts: dict[str, dict[str, Any]]  # name -> path from mlruns/NAME/, sha256, bytes
+    figures: dict[str, Any]
+    code: dict[str, str]  # file -> hash, of the rooms that this stage's results come from
+    code_version: str
+    run_id: str = ""  # empty where the tracker could not be reached
+    made_at: str = ""
+    wall_s: float = 0.0
+    settings: dict[str, Any] = field(default_factory=dict)  # all resolved settings, those without influence too
+
+
+def read(folder: Path, verb: str) -> Receipt | None:
+    """The receipt of the stage's last finished run, or None."""
+    try:
+        return Receipt(**json.loads((folder / f"{verb}.json").read_text()))
+    except (FileNotFoundError, ValueError, TypeError):  # absent, cut off, or of another version: then it is made again
+        return None
+
+
+def write(folder: Path, receipt: Receipt) -> None:
+    with atomic(folder / f"{receipt.verb}.json") as temporary:
+        temporary.write_text(json.dumps(asdict(receipt), indent=1))
+
+
+def changes(receipt: Receipt | None, inputs: dict[str, Any], folder: Path, fetchable: bool = True) -> list[str]:
+    """Why the stage must run again; empty: it need not. fetchable: a file that MLflow holds may be absent here."""
+    if receipt is None:
+        return ["not made yet"]
+    if receipt.fingerprint != fingerprint(inputs):
+        names = sorted(inputs.keys() | receipt.inputs.keys())
+        return [
+            f"{name} changed ({_short(receipt.inputs.get(name, 'none'))} to {_short(inputs.get(name, 'none'))})"
+            for name in names
+            if receipt.inputs.get(name) != inputs.get(name)
+        ]
+    if fetchable and receipt.run_id:
+        return []
+    return [f"{name} is gone" for name, made in receipt.artifacts.items() if not (folder / made["path"]).is_file()]
+
+
+def artifact(path: Path, folder: Path) -> dict[str, Any]:
+    """A finished file as a receipt remembers it."""
+    return {"path": str(path.relative_to(folder)), "sha256": sha256(path), "bytes": path.stat().st_size}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_hashes(rooms: Iterable[str]) -> dict[str, str]:
+    """Hash of each source file of the rooms, by its path in the repository."""
+    files: list[Path] = []
+    for room in rooms:
+        path = ROOT / "pipeline" / room
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return {str(file.relative_to(ROOT)): sha256(file)[:12] for file in files}
+
+
+def code_version() -> str:
+    """`git describe` of the repository (`-dirty` with uncommitted changes), or `unknown` outside of one."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # not the repository around a bare copy
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, env=environment, check=True, timeout=20
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:21]}..."

@@ -1,0 +1,1 @@
+"""Tables and pictures of data that is handed over; knows nothing of where it came from."""

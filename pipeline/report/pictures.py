@@ -1,0 +1,93 @@
+"""Pictures for MLflow, drawn to be read at the size its artifact view shows them (about 900 px wide).
+
+In: plain numbers and arrays. Out: one PNG at the path given.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window, so it also works where there is no screen
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+BLUE, GREY = "#2f6db5", "#5f6b7a"
+plt.rcParams.update(
+    {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "figure.dpi": 110}
+)
+
+
+def class_counts(counts: Mapping[str, int], path: Path) -> None:
+    """A bar a class, with its number."""
+    figure, axes = plt.subplots(figsize=(8.5, max(2.5, 0.34 * len(counts))), layout="constrained")
+    bars = axes.barh(list(counts), list(counts.values()), color=BLUE)
+    axes.bar_label(bars, fmt="{:,.0f}", padding=4, color=GREY)
+    axes.invert_yaxis()
+    axes.set_title("training images a class", loc="left")
+    axes.margins(x=0.08)
+    _save(figure, path)
+
+
+def examples(images: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
+    """A row of images a class. images: class -> (H, W, C) uint8 arrays."""
+    n_columns = max((len(row) for row in images.values()), default=1)
+    size = (min(8.5, 0.9 * n_columns + 1), 0.9 * len(images))
+    figure, grid = plt.subplots(len(images), n_columns, figsize=size, squeeze=False, layout="constrained")
+    for row, (name, members) in zip(grid, images.items(), strict=True):
+        for axes in row:
+            axes.set_axis_off()
+        for axes, image in zip(row, members, strict=False):
+            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
+        row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha="right", va="center")
+    _save(figure, path)
+
+
+def curves(history: Sequence[Mapping[str, float]], metric: str, path: Path) -> None:
+    """Losses and score over the epochs, a thin line a fold. history: one mapping an epoch and fold."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
+    for fold in sorted({record["fold"] for record in history}):
+        rows = [record for record in history if record["fold"] == fold]
+        epochs = [record["epoch"] for record in rows]
+        first = fold == 0
+        train, valid = [r["train_loss"] for r in rows], [r["valid_loss"] for r in rows]
+        left.plot(epochs, train, color=GREY, lw=1, label="training" if first else None)
+        left.plot(epochs, valid, color=BLUE, lw=1.4, label="validation" if first else None)
+        right.plot(epochs, [r["score"] for r in rows], color=BLUE, lw=1.4)
+    left.set(title="loss", xlabel="epoch")
+    left.legend(frameon=False)
+    right.set(title=f"{metric} on validation rows", xlabel="epoch")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    _save(figure, path)
+
+
+def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[str], path: Path) -> None:
+    """Out-of-fold counts, true classes in rows; colour is the share of the row, so rare classes can be read too."""
+    n = len(classes)
+    counts = np.bincount(targets * n + predictions, minlength=n * n).reshape(n, n)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    side = min(12.0, 2.5 + 0.42 * n)
+    figure, axes = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xticks=range(n), yticks=range(n), xlabel="predicted", ylabel="true", title="out-of-fold images")
+    axes.set_xticklabels(classes, rotation=0 if max(map(len, classes)) < 4 else 60)
+    axes.set_yticklabels(classes)
+    if n <= 30:
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            axes.text(
+                j,
+                i,
+                f"{counts[i, j]}",
+                ha="center",
+                va="center",
+                color="white" if shares[i, j] > 0.5 else "black",
+                fontsize=9,
+            )
+    _save(figure, path)
+
+
+def _save(figure, path: Path) -> None:
+    figure.savefig(path)
+    plt.close(figure)

@@ -1,0 +1,100 @@
+"""From the folds' checkpoints to a submission file that the organisers' system will accept.
+
+In: checkpoints, test rows, the sample submission. Out: `submission.csv` with the sample's columns, ids, order and
+dtypes. It is checked after being read back from disk, and takes its place only when everything holds.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from pipeline.atomic import atomic
+from pipeline.competition.contract import Competition
+from pipeline.config.mistakes import Mistake, Mistakes, shown
+from pipeline.images.decode import load_images
+from pipeline.model import load_checkpoint
+from pipeline.predict import predict_probs
+
+
+def predict_test(checkpoints: list[Path], competition: Competition, device: torch.device) -> np.ndarray:
+    """(N, C) mean of the folds' probabilities for the test rows, in the sample's order.
+
+    Preprocessing and classes come from the checkpoints and from nowhere else.
+    """
+    images, spec, probs = None, None, []
+    for path in checkpoints:
+        model, info = load_checkpoint(path, device)
+        if info.classes != competition.classes:
+            found = f"was trained on other classes ({', '.join(info.classes)})"
+            valid = f"valid: {', '.join(competition.classes)}, in this order"
+            raise Mistakes([Mistake(shown(path), found, valid, "foreign artifacts")])
+        if images is None or info.preprocessing != spec:
+            spec = info.preprocessing
+            images = torch.from_numpy(load_images(competition.test_rows, spec))
+        probs.append(predict_probs(model, images, spec, device))
+    return np.mean(probs, axis=0)
+
+
+def write_submission(competition: Competition, probs: np.ndarray, path: Path) -> pd.DataFrame:
+    """Writes the most probable class of each test row. A failed check raises `Mistakes` and leaves `path` as it was."""
+    if n_bad := int((~np.isfinite(probs).all(axis=1)).sum()):
+        found = f"{n_bad} rows have no finite probabilities"
+        raise Mistakes([Mistake(shown(path), found, "valid: finite numbers", "submission")])
+    ids, label = competition.sample_columns
+    classes = np.array(competition.classes)
+    submission = competition.test[["image_id"]].rename(columns={"image_id": ids})
+    submission[label] = classes[probs.argmax(axis=1)]
+    sample_header = pd.read_csv(competition.sample_csv, nrows=0).columns
+    with atomic(path) as temporary:
+        submission[list(sample_header)].to_csv(temporary, index=False, lineterminator="\n")
+        if mistakes := check_submission(temporary, competition):
+            raise Mistakes(mistakes)
+    return submission
+
+
+def check_submission(path: Path, competition: Competition) -> list[Mistake]:
+    """Everything in which the file at `path` differs from what the sample submission promises."""
+    name = shown(competition.sample_csv)
+    mistakes: list[Mistake] = []
+
+    def wrong(found: str, valid: str) -> None:
+        mistakes.append(Mistake("submission", found, f"valid: {valid} (as in {name})", "submission"))
+
+    ids, label = competition.sample_columns
+    written, sample = pd.read_csv(path), pd.read_csv(competition.sample_csv)
+    if list(written.columns) != list(sample.columns):
+        wrong(f"columns {', '.join(written.columns)}", ", ".join(sample.columns))
+        return mistakes
+    written_text = pd.read_csv(path, dtype=str, keep_default_na=False)
+    sample_text = pd.read_csv(competition.sample_csv, dtype=str, keep_default_na=False)
+    if len(written) != len(sample):
+        wrong(f"{len(written):,} rows", f"{len(sample):,} rows")
+    elif (differs := written_text[ids] != sample_text[ids]).any():
+        row = int(differs.to_numpy().argmax())
+        wrong(
+            f"row {row + 2} has id {written_text[ids][row]!r}",
+            f"{sample_text[ids][row]!r} there, ids in the sample's order",
+        )
+    no_class = ~written_text[label].isin(competition.classes)
+    if no_class.any():
+        row = int(no_class.to_numpy().argmax())
+        wrong(f"row {row + 2} has label {written_text[label][row]!r}", f"one of {', '.join(competition.classes)}")
+    for column in (ids, label):
+        # a sample whose labels are blank promises no type
+        if written[column].dtype != sample[column].dtype and not (column == label and sample[label].isna().all()):
+            wrong(f"column {column!r} reads as {written[column].dtype}", str(sample[column].dtype))
+    return mistakes
+
+
+def read_submission(path: Path) -> pd.DataFrame | None:
+    """A submission as strings; None where there is none."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else None
+
+
+def n_changed(before: pd.DataFrame | None, now: pd.DataFrame) -> int | str:
+    """How many rows differ between two submissions; `no previous` where there is none of the same rows."""
+    if before is None or before.shape != now.shape or list(before.columns) != list(now.columns):
+        return "no previous"
+    return int((before != now).any(axis=1).sum())
