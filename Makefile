@@ -45,7 +45,7 @@ lint: $(VENV)/.synced  ## check style and likely bugs
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 
 types: $(VENV)/.synced  ## check types
-	@$(VENV)/bin/ty check --error-on-warning
+	@$(VENV)/bin/ty check --error-on-warning pipeline
 
 lock: $(UV)  ## choose versions anew and write requirements.lock
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --upgrade --quiet -o requirements.lock

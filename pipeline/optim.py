@@ -1,21 +1,24 @@
 """Optimizers and learning-rate schedules, by the names in the settings."""
 
 import math
+from typing import Any
 
 import timm.optim
 import torch
 
-from pipeline.config.settings import Constant, Cosine, Step, Train
+from pipeline.config.settings import Constant, Cosine, Sgd, Step, Train
 
 
 def build_optimizer(model: torch.nn.Module, settings: Train) -> torch.optim.Optimizer:
     """timm's factory. Weight decay on weight matrices only: decaying a norm's scale or a bias regularises nothing."""
+    optimizer = settings.optimizer
+    name: str = optimizer.name
+    extra: dict[str, Any] = {}
+    if isinstance(optimizer, Sgd):
+        extra = {"momentum": optimizer.momentum}
+        name = "sgd" if optimizer.momentum else "momentum"  # timm's `sgd` is Nesterov's and wants some momentum
     return timm.optim.create_optimizer_v2(
-        model,
-        opt=settings.optimizer.name,
-        lr=settings.lr,
-        weight_decay=settings.optimizer.weight_decay,
-        filter_bias_and_bn=True,
+        model, opt=name, lr=settings.lr, weight_decay=optimizer.weight_decay, filter_bias_and_bn=True, **extra
     )
 
 

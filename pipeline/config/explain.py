@@ -98,7 +98,7 @@ def _locate(loc: tuple[str | int, ...]) -> tuple[str, type[BaseModel] | None]:
         parts.append(step)
         field = model.model_fields.get(step)
         models = section_classes(field.annotation) if field else []
-        branches = {} if len(models) < 2 else {_tag(m): m for m in models}
+        branches = {} if len(models) < 2 else {tag: m for m in models for tag in _tags(m)}
         model = models[0] if len(models) == 1 else None
     return ".".join(parts), owner
 
@@ -116,9 +116,9 @@ def tag_key(model: type[BaseModel]) -> str:
     return "source" if "source" in model.model_fields else "name"
 
 
-def _tag(model: type[BaseModel]) -> str:
-    """`cosine` of `Cosine`."""
-    return str(get_args(model.model_fields[tag_key(model)].annotation)[0])
+def _tags(model: type[BaseModel]) -> tuple[str, ...]:
+    """`adam`, `adamw` of `Adam`: the values of the key that names its kind."""
+    return get_args(model.model_fields[tag_key(model)].annotation)
 
 
 def _elsewhere(key: str) -> str:

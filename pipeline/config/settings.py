@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: all relative paths in settings start here
 RUNS = ROOT / "mlruns"  # everything the pipeline writes
@@ -105,8 +105,14 @@ class CrossEntropy(Settings):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class Optimizer(Settings):
-    name: Literal["sgd", "adam", "adamw"] = "adamw"
+class Sgd(Settings):
+    name: Literal["sgd"]
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0001  # never on norms and biases
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9  # Nesterov's, where it is above 0
+
+
+class Adam(Settings):
+    name: Literal["adam", "adamw"]
     weight_decay: Annotated[float, Field(ge=0)] = 0.05  # never on norms and biases
 
 
@@ -137,8 +143,15 @@ class Train(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     loss: CrossEntropy = CrossEntropy()
-    optimizer: Optimizer = Optimizer()
+    optimizer: Annotated[Sgd | Adam, Field(discriminator="name")] = Adam(name="adamw")
     schedule: Annotated[Constant | Cosine | Step, Field(discriminator="name")] = Cosine(name="cosine")
+
+    @field_validator("optimizer", "schedule", mode="before")
+    @classmethod
+    def _default_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        """`optimizer: {weight_decay: 0}` means the default optimizer's."""
+        default = cls.model_fields[str(info.field_name)].default
+        return {"name": default.name, **value} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _warmup_leaves_room(self) -> "Train":

@@ -79,11 +79,15 @@ def _open(row: Row, mode: str) -> tuple[Image.Image | None, Mistake | None]:
 
 
 def _resize_and_crop(image: Image.Image, spec: Preprocessing) -> np.ndarray:
-    """Short side to px / crop, then the centre square: as timm evaluates (timm/data/transforms_factory.py)."""
-    short = max(spec.px, round(spec.px / spec.crop))
-    scale = short / min(image.size)
-    size = (max(spec.px, round(image.width * scale)), max(spec.px, round(image.height * scale)))
+    """Short side to px / crop, then the centre square: pixel by pixel what timm's evaluation transform gives.
+
+    The roundings are torchvision's (`Resize`: down; `CenterCrop`: to even), because a pretrained network's published
+    score was measured with them.
+    """
+    short = int(spec.px / spec.crop)
+    width, height = image.size
+    size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
     if size != image.size:
         image = image.resize(size, RESAMPLING[spec.interpolation])
-    left, top = (size[0] - spec.px) // 2, (size[1] - spec.px) // 2
+    left, top = round((size[0] - spec.px) / 2), round((size[1] - spec.px) / 2)
     return np.asarray(image.crop((left, top, left + spec.px, top + spec.px)))

@@ -1,0 +1,125 @@
+"""Organisers' tables: what is wrong with them is found, with file and row, and nothing is found in a clean one."""
+
+import os
+
+import pytest
+
+from pipeline.competition.csv import missing_images, read
+
+
+def told(settings) -> list[str]:
+    competition = read(settings)
+    return [str(m) for m in (*competition.mistakes, *missing_images(settings, competition))]
+
+
+def changed(settings, **values):
+    return type(settings).model_validate(settings.model_dump() | values)
+
+
+def test_a_clean_competition_has_no_mistakes_and_keeps_the_contract(small_settings):
+    assert told(small_settings) == []
+    competition = read(changed(small_settings, group_column="group"))
+    assert list(competition.train.columns) == ["image_id", "label", "group", "path"]
+    assert competition.train["image_id"].is_unique and len(competition.train) == 24
+    assert list(competition.test["image_id"]) == [f"t{i}" for i in range(6)]
+    assert "label" not in competition.test.columns  # the sample's placeholder is no prediction
+    assert competition.classes == ("bright", "dark")
+
+
+def test_each_mistake_names_its_file_and_row(small_competition, small_settings):
+    with (small_competition / "train.csv").open("a") as file:
+        file.write("a03,dark,g1\n")  # row 26
+        file.write("a99,dark,g1\n")  # 27: no such image
+        file.write("../../etc/passwd,dark,g1\n")
+        file.write("/etc/passwd,drak,g1\n")
+        file.write(",dark,g1\n")
+        file.write("x,dark\n")
+    settings = changed(small_settings, classes=["bright", "dark"], train_images="images/{image_id}.png")
+    lines = told(settings)
+    for row, part in [
+        (26, "duplicate id 'a03'"),
+        (27, "'a99' is missing"),
+        (28, "leaves"),
+        (30, "empty"),
+        (31, "2 values"),
+    ]:
+        assert any(f"train.csv:{row}:" in line and part in line for line in lines), (row, part, lines)
+    assert "train.csv:5" in next(line for line in lines if "duplicate" in line)  # where the first one stands
+
+
+def test_absolute_paths_and_links_out_of_the_folder_are_refused(small_competition, small_settings, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes((small_competition / "images" / "a00.png").read_bytes())
+    os.symlink(secret, small_competition / "images" / "link.png")
+    with (small_competition / "train.csv").open("a") as file:
+        file.write("link,dark,g1\n")
+    assert any("link to outside" in line and "train.csv:26" in line for line in told(small_settings))
+    assert any("leaves" in line for line in told(changed(small_settings, train_images="/{image_id}.png")))
+
+
+def test_a_label_in_no_class_names_the_nearest(small_competition, small_settings):
+    with (small_competition / "train.csv").open("a") as file:
+        file.write("a23x,brigth,g1\n")
+    lines = told(changed(small_settings, classes=["bright", "dark"]))
+    assert any("'brigth' is no class, did you mean 'bright'" in line and ":26" in line for line in lines)
+
+
+def test_a_sample_submission_must_have_the_ids_of_the_test_table(small_competition, small_settings, write_csv):
+    write_csv(small_competition / "test.csv", ["image_id"], [[f"t{i}"] for i in (0, 1, 2, 3, 4, 7)])
+    lines = told(changed(small_settings, test_csv="test.csv"))
+    assert any(
+        "sample_submission.csv:7" in line and "'t5'" in line and "not in the test table" in line for line in lines
+    )
+    assert any("test.csv:7" in line and "'t7'" in line and "not in the sample" in line for line in lines)
+
+
+def test_a_test_table_in_another_order_is_put_into_the_samples_order(small_competition, small_settings, write_csv):
+    write_csv(small_competition / "test.csv", ["image_id"], [[f"t{i}"] for i in (5, 3, 1, 0, 2, 4)])
+    competition = read(changed(small_settings, test_csv="test.csv"))
+    assert competition.mistakes == []
+    assert [row["image_id"] for row in competition.test_rows] == [f"t{i}" for i in range(6)]
+
+
+def test_an_image_on_both_sides_is_found(small_competition, small_settings):
+    with (small_competition / "sample_submission.csv").open("a") as file:
+        file.write("a00,dark\n")
+    assert any("training image too" in line for line in told(small_settings))
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        (b"", "columns none"),
+        (b"id,label\na00,dark\n", "columns id, label"),
+        (b"image_id,label,label\na00,dark,dark\n", "each once"),
+        (b"image_id;label\na00;dark\n", "columns image_id;label"),
+        (b"image_id,label\n", "no rows"),
+        (b"image_id,label\n\xff\xfe,dark\n", "not readable as CSV"),
+        (b'image_id,label\n"a00,dark\n', "not readable as CSV"),
+    ],
+)
+def test_a_table_that_is_none_is_told(small_competition, small_settings, content, part):
+    (small_competition / "train.csv").write_bytes(content)
+    assert any("train.csv" in line and part in line for line in told(small_settings))
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(small_competition, small_settings):
+    path = small_competition / "train.csv"
+    before = read(small_settings).tables_hash
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_text().replace("\n", "\r\n").encode())
+    assert told(small_settings) == []
+    assert read(small_settings).tables_hash == before
+
+
+def test_the_tables_hash_is_of_the_rows_not_of_their_order(small_competition, small_settings):
+    before = read(small_settings).tables_hash
+    path = small_competition / "train.csv"
+    header, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([header, *reversed(rows)]) + "\n")
+    assert read(small_settings).tables_hash == before
+    path.write_text("\n".join([header, *rows[:-1]]) + "\n")
+    assert read(small_settings).tables_hash != before
+
+
+def test_a_template_over_columns_that_are_not_there_is_told(small_settings):
+    assert any("{nmae}" in line and "image_id" in line for line in told(changed(small_settings, train_images="{nmae}")))

@@ -1,0 +1,142 @@
+"""Settings: every mistake at once, with its place; the same settings, however written, the same fingerprint."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from pipeline.config.load import load
+from pipeline.config.mistakes import Mistakes
+from pipeline.config.settings import ROOT, Constant, Experiment
+
+GOOD = "competition: {source: digits}\n"
+
+
+@pytest.fixture
+def written(tmp_path: Path):
+    def write(text: str, name: str = "one.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def mistakes_of(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(Mistakes) as caught:
+        load(path, overrides)
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+def test_all_mistakes_are_told_at_once_with_place_finding_and_what_is_valid(written):
+    path = written(
+        "competition: {source: digits}\n"
+        "trian: {epochs: 3}\n"
+        "epochs: 4\n"
+        "train:\n"
+        "  lr: fast\n"
+        "  batch_size: 0\n"
+        "  schedule: {name: cosine, finl: 1}\n"
+        "images: {mode: rgb, px: small}\n"
+    )
+    told = mistakes_of(path, "folds.k=1", "model.nmae=resnet18")
+    expected = [
+        ("trian", ":2", "did you mean 'train'"),
+        ("epochs", ":3", "did you mean 'train.epochs'"),
+        ("train.lr", ":5", "'fast'", "valid number"),
+        ("train.batch_size", ":6", "found 0", "greater than or equal to 1"),
+        ("train.schedule.finl", ":7", "did you mean 'final'"),
+        ("images.mode", ":8", "'rgb'", "'RGB'", "'L'"),
+        ("images.px", ":8", "'small'", "valid integer", "'model'"),
+        ("folds.k", "(SET)", "found 1"),
+        ("model.nmae", "(SET)", "did you mean 'name'"),
+    ]
+    for key, *parts in expected:
+        [line] = [line for line in told if line.startswith(f"{key} ")]
+        assert all(part in line for part in parts), (key, line)
+    assert len(told) == len(expected)
+
+
+def test_an_unknown_kind_of_section_names_the_known_ones(written):
+    [line] = mistakes_of(written(GOOD + "train:\n  schedule: {name: cosin}\n"))
+    assert "train.schedule.name" in line and "did you mean 'cosine'" in line and "'constant'" in line
+
+
+def test_numbers_and_words_are_read_as_yaml_1_2(written):
+    settings, _ = load(written(GOOD + "train: {lr: 1e-3, clip_norm: off}\n"))
+    assert settings.train.lr == 1e-3
+    assert settings.train.clip_norm == "off"  # PyYAML's own rules would make it False
+    assert load(written(GOOD + "folds: {seed: 010}\n"))[0].folds.seed == 10
+    assert "train.epochs" in mistakes_of(written(GOOD + "train: {epochs: true}\n"))[0]  # not 1
+
+
+def test_a_key_given_twice_is_a_mistake(written):
+    [line] = mistakes_of(written(GOOD + "train:\n  lr: 0.1\n  lr: 0.2\n"))
+    assert "train.lr" in line and ":4" in line and ":3" in line
+
+
+def test_a_base_is_inherited_key_by_key_and_the_nearer_file_wins(written):
+    written(GOOD + "train: {epochs: 3, lr: 0.1}\nmodel: {name: resnet34, drop_rate: 0.1}\n", "grand.yaml")
+    written("base: grand.yaml\ntrain: {lr: 0.2}\n", "parent.yaml")
+    path = written("base: parent.yaml\nmodel: {name: resnet50}\n", "child.yaml")
+    settings, name = load(path, ["train.epochs=7"])
+    assert (settings.train.epochs, settings.train.lr, name) == (7, 0.2, "child")
+    assert (settings.model.name, settings.model.drop_rate) == ("resnet50", 0.1)
+
+
+def test_another_kind_of_section_replaces_the_bases_parameters(written):
+    written(GOOD + "train: {schedule: {name: step, step_size: 3}}\n", "base.yaml")
+    path = written("base: base.yaml\ntrain: {schedule: {name: constant}}\n", "child.yaml")
+    assert load(path)[0].train.schedule == Constant(name="constant")
+    assert load(path, ["train.schedule.name=cosine"])[0].train.schedule.name == "cosine"
+
+
+def test_bases_that_go_in_a_circle_or_are_missing_are_told(written):
+    written(f"base: two.yaml\n{GOOD}", "one.yaml")
+    assert any("circle" in line for line in mistakes_of(written("base: one.yaml\n", "two.yaml")))
+    lines = mistakes_of(written(f"base: oen.yaml\n{GOOD}", "three.yaml"))
+    assert any("no such file" in line and "one.yaml" in line for line in lines)
+
+
+@pytest.mark.parametrize("text", ["a: [1\n", "- a\n- b\n", "a: b: c\n", "\tx: 1\n"])
+def test_a_file_that_is_no_mapping_is_told_with_its_line(written, text):
+    assert any("not readable as YAML" in line for line in mistakes_of(written(text)))
+
+
+@pytest.mark.parametrize("override", ["train.lr", "=3", "train..lr=3", "train.lr=[1"])
+def test_a_malformed_override_is_told(written, override):
+    assert any(line.startswith("SET") for line in mistakes_of(written(GOOD), override))
+
+
+def test_settings_that_cannot_work_together_are_told(written):
+    [line] = mistakes_of(written(GOOD + "train: {epochs: 2, schedule: {name: cosine, warmup_epochs: 2}}\n"))
+    assert "warmup_epochs=2" in line and "train.epochs=2" in line
+
+
+def test_the_fingerprint_is_of_the_values_not_of_their_spelling(written):
+    one = load(written(GOOD + "train:\n  lr: 0.01\n  epochs: 10\n"))[0]
+    other = load(written("# a comment\ntrain: {epochs: 10, lr: 1e-2}\n" + GOOD))[0]
+    assert one.fingerprint == other.fingerprint
+    assert one.fingerprint != load(written(GOOD + "train: {lr: 0.02}\n"))[0].fingerprint
+
+
+def test_settings_are_frozen(written):
+    settings, _ = load(written(GOOD))
+    with pytest.raises(ValidationError):
+        settings.train.lr = 1.0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_experiment_is_valid_and_opens_with_its_story(path):
+    settings, name = load(path)
+    assert isinstance(settings, Experiment) and name == path.stem
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for part in ("Hypothesis:", "Command:", "Minutes:", "Score:"):
+        assert any(part in line for line in head), f"{path.name} opens without its {part}"
+
+
+def test_resolved_settings_survive_a_round_trip_through_yaml(written):
+    settings, _ = load(ROOT / "experiments" / "digits.yaml")
+    again, _ = load(written(yaml.safe_dump(settings.model_dump(mode="json"))))
+    assert again == settings

@@ -1,0 +1,134 @@
+"""What every test stands on: one thread, no network, small competitions made on the spot, and a copy of the repository."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import csv
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from pipeline.config.settings import ROOT, CsvCompetition, Experiment
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def write_csv() -> Callable[[Path, Sequence[str], Sequence[Sequence[object]]], None]:
+    def write(path: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([header, *rows])
+
+    return write
+
+
+@pytest.fixture
+def small_competition(tmp_path: Path, write_csv) -> Path:
+    """A folder with 24 training and 6 test images of 2 classes, 8 groups: bright squares and dark ones."""
+    root = tmp_path / "small"
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+
+    def image(name: str, bright: bool) -> None:
+        pixels = rng.integers(160, 255, (12, 10)) if bright else rng.integers(0, 90, (12, 10))
+        Image.fromarray(pixels.astype(np.uint8)).save(root / "images" / f"{name}.png")
+
+    train = [(f"a{i:02d}", "bright" if i % 2 else "dark", f"g{i // 3}") for i in range(24)]
+    test = [(f"t{i}", "dark") for i in range(6)]
+    for name, label, _ in train:
+        image(name, label == "bright")
+    for i, (name, _) in enumerate(test):
+        image(name, bool(i % 2))
+    write_csv(root / "train.csv", ["image_id", "label", "group"], train)
+    write_csv(root / "sample_submission.csv", ["image_id", "label"], test)
+    return root
+
+
+@pytest.fixture
+def small_settings(small_competition: Path) -> CsvCompetition:
+    return CsvCompetition(source="csv", name="small", root=str(small_competition))
+
+
+@pytest.fixture
+def experiment(small_settings: CsvCompetition) -> Callable[..., Experiment]:
+    """Settings over the small competition; keyword arguments are sections as plain data."""
+
+    def make(**sections) -> Experiment:
+        return Experiment.model_validate(
+            {
+                "competition": small_settings.model_dump(),
+                "images": {"mode": "L", "px": 32, "crop": 1.0, "interpolation": "bicubic", "mean": [0.5], "std": [0.5]},
+                "model": {"name": "test_resnet"},
+                "train": {"epochs": 2, "batch_size": 8},
+                "folds": {"k": 2},
+            }
+            | sections
+        )
+
+    return make
+
+
+class Checkout:
+    """A copy of the repository's own files in a folder of its own, with the tests' environment to run it in."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        names = subprocess.run(
+            ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        for name in names.stdout.splitlines():
+            if (ROOT / name).is_file():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, root / name)
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "mlruns"
+
+    def edit(self, experiment: str, **sections) -> None:
+        """Changes sections of an experiment's YAML, key by key."""
+        path = self.root / experiment
+        data = yaml.safe_load(path.read_text())
+        for section, values in sections.items():
+            data.setdefault(section, {}).update(values)
+        path.write_text(yaml.safe_dump(data))
+
+    def pipeline(self, *arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`python -m pipeline ARGUMENTS` with the copy's own code."""
+        return self._run([sys.executable, "-m", "pipeline", *arguments], expect, environment)
+
+    def make(self, *arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+        """`make ARGUMENTS`, on the virtual environment that runs the tests."""
+        return self._run(["make", f"VENV={sys.prefix}", *arguments], expect, environment)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "MLFLOW_T"))
+        }
+        return {**inherited, **more}
+
+    def _run(self, command: list[str], expect: int, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            command, cwd=self.root, env=self.environment(**environment), capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == expect, f"{' '.join(command)} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+
+@pytest.fixture(scope="session")
+def make_checkout(tmp_path_factory) -> Callable[[str], Checkout]:
+    return lambda name: Checkout(tmp_path_factory.mktemp(name))

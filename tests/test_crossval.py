@@ -1,0 +1,117 @@
+"""Cross-validation: each row predicted by the one model that did not see it, through the one prediction path."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors import safe_open
+
+from pipeline.augment import image_keys
+from pipeline.config.mistakes import Mistakes
+from pipeline.config.settings import Experiment, Preprocessing
+from pipeline.crossval import cross_validate
+from pipeline.metrics import score
+from pipeline.model import load_checkpoint
+from pipeline.predict import predict_probs
+from pipeline.train import TrainingData
+
+SPEC = Preprocessing(mode="L", px=32, crop=1.0, interpolation="bicubic", mean=(0.5,), std=(0.5,))
+IDENTITY = {"settings": "s", "folds": "f", "images": "i"}
+SETTINGS = Experiment.model_validate(
+    {
+        "competition": {"source": "digits"},
+        "model": {"name": "test_resnet"},
+        "folds": {"k": 3},
+        "train": {"epochs": 2, "batch_size": 8},
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    rng = np.random.default_rng(0)
+    targets = np.arange(30) % 3
+    brightness = (targets * 80)[:, None, None, None]
+    ids = np.array([f"x{i:02d}" for i in range(30)])[::-1].copy()  # not the order of the folds table
+    return TrainingData(
+        images=torch.from_numpy((brightness + rng.integers(0, 60, (30, 32, 32, 1))).astype(np.uint8)),
+        targets=torch.from_numpy(targets),
+        image_ids=ids,
+        keys=image_keys(list(ids)),
+        classes=("a", "b", "c"),
+        metric="macro_f1",
+        preprocessing=SPEC,
+    )
+
+
+@pytest.fixture(scope="module")
+def folds(data) -> pd.DataFrame:
+    rows = [{"image_id": i, "fold": n // 3 % 3, "label": "?", "group": ""} for n, i in enumerate(data.image_ids)]
+    return pd.DataFrame(rows).sort_values("image_id", ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def finished(data, folds, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    return cross_validate(data, folds, SETTINGS, IDENTITY, "code", folder, lambda _: None), folder
+
+
+def test_the_out_of_fold_table_has_the_contracts_columns_and_the_tables_order(finished, data):
+    result, folder = finished
+    oof = pd.read_parquet(folder / "oof.parquet")
+    assert list(oof.columns) == ["image_id", "fold", "target", "p_0", "p_1", "p_2"]
+    assert list(oof["image_id"]) == list(data.image_ids) and list(oof["target"]) == data.targets.tolist()
+    assert np.allclose(oof.filter(like="p_").sum(axis=1), 1, atol=1e-5)
+    assert result.score == score("macro_f1", data.targets.numpy(), oof.filter(like="p_").to_numpy())
+    assert result.interval.low <= result.score <= result.interval.high
+
+
+def test_each_row_is_predicted_by_the_model_that_did_not_see_it_and_by_the_one_path(finished, data, folds):
+    result, _ = finished
+    fold_of = folds.set_index("image_id")["fold"]
+    for fold, path in enumerate(result.checkpoints):
+        model, info = load_checkpoint(path, torch.device("cpu"))
+        assert info.fold == fold and info.hashes == IDENTITY and info.classes == data.classes
+        valid = np.flatnonzero(fold_of[data.image_ids].to_numpy() == fold)
+        probs = predict_probs(model, data.images[valid], info.preprocessing, torch.device("cpu"))
+        assert np.array_equal(result.oof.filter(like="p_").to_numpy()[valid], probs)  # to the bit
+        assert (result.oof["fold"].to_numpy()[valid] == fold).all()
+
+
+def test_finished_folds_are_not_trained_again_and_lost_ones_give_the_same(finished, data, folds):
+    result, folder = finished
+    (folder / "fold-1.safetensors").unlink()
+    trained = []
+    again = cross_validate(data, folds, SETTINGS, IDENTITY, "code", folder, lambda record: trained.append(record.fold))
+    assert set(trained) == {1}
+    pd.testing.assert_frame_equal(again.oof, result.oof)
+
+
+@pytest.mark.parametrize("name", ["settings", "folds", "images"])
+def test_a_checkpoint_of_another_training_is_refused_by_name(finished, data, folds, name):
+    _, folder = finished
+    with pytest.raises(Mistakes, match=f"fold-0.safetensors.*other {name}"):
+        cross_validate(data, folds, SETTINGS, {**IDENTITY, name: "other"}, "code", folder, lambda _: None)
+
+
+def test_nothing_is_pickled_in_what_leaves_the_folder(finished):
+    _, folder = finished
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".parquet", ".json"}
+    with safe_open(folder / "fold-0.safetensors", "pt") as file:
+        assert "podium" in file.metadata()
+
+
+def test_batch_sizes_of_prediction_agree_to_float_tolerance(finished, data):
+    model, info = load_checkpoint(finished[0].checkpoints[0], torch.device("cpu"))
+    whole, parts = (
+        predict_probs(model, data.images, info.preprocessing, torch.device("cpu"), size) for size in (256, 7)
+    )
+    assert np.abs(whole - parts).max() < 1e-5
+
+
+def test_a_gpu_that_is_not_there_is_told(data, folds, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device, so asking for one is no mistake")
+    settings = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"device": "cuda:1"})})
+    with pytest.raises(Mistakes, match=r"train\.device.*cuda:1"):
+        cross_validate(data, folds, settings, IDENTITY, "code", tmp_path, lambda _: None)

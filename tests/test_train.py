@@ -1,0 +1,321 @@
+"""The loop: what happens to the weights, judged by hand-worked cases, by torch's autograd and by itself twice."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pipeline.train as room
+from pipeline.augment import image_keys
+from pipeline.config.mistakes import Mistakes
+from pipeline.config.settings import Experiment, Preprocessing
+from pipeline.train import TrainingData, TrainingDiverged, effective_batches, train_fold
+
+IDENTITY = {"settings": "s", "folds": "f", "images": "i"}
+SPEC = Preprocessing(mode="L", px=16, crop=1.0, interpolation="bicubic", mean=(0.5,), std=(0.25,))
+CPU = torch.device("cpu")
+
+
+def data(n: int, n_classes: int = 4, seed: int = 0) -> TrainingData:
+    """Random images whose labels are random too: nothing to generalise, everything to memorise."""
+    rng = np.random.default_rng(seed)
+    ids = np.array([f"image-{i}" for i in range(n)])
+    return TrainingData(
+        images=torch.from_numpy(rng.integers(0, 256, (n, 16, 16, 1)).astype(np.uint8)),
+        targets=torch.from_numpy(np.arange(n) % n_classes),
+        image_ids=ids,
+        keys=image_keys(list(ids)),
+        classes=tuple(f"c{i}" for i in range(n_classes)),
+        metric="macro_f1",
+        preprocessing=SPEC,
+    )
+
+
+class Tiny(torch.nn.Module):
+    """No BatchNorm, so that batches do not see each other; dropout on demand."""
+
+    def __init__(self, n_classes: int, drop_rate: float = 0.0, seed: int | None = None):
+        super().__init__()
+        if seed is not None:
+            torch.manual_seed(seed)
+        self.conv = torch.nn.Conv2d(1, 8, 5, stride=2)
+        self.drop = torch.nn.Dropout(drop_rate)
+        self.head = torch.nn.Linear(8 * 36, n_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.drop(self.conv(x).relu().flatten(1)))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Puts `Tiny` in place of timm's model."""
+
+    def use(drop_rate: float = 0.0) -> None:
+        monkeypatch.setattr(room, "build_model", lambda settings, n_classes, mode: Tiny(n_classes, drop_rate))
+
+    use()
+    return use
+
+
+def settings(**train) -> Experiment:
+    sections = {"augment": train.pop("augment", {}), "model": {"name": train.pop("model", "test_resnet")}}
+    return Experiment.model_validate({"competition": {"source": "digits"}, "train": train, **sections})
+
+
+def fit(
+    config: Experiment, training: TrainingData, tmp_path, rows=None, valid=None, name="state", on_epoch=lambda _: None
+):
+    n = len(training.targets)
+    rows = np.arange(n) if rows is None else rows
+    valid = np.arange(n) if valid is None else valid
+    return train_fold(training, rows, valid, 0, config, CPU, tmp_path / name, IDENTITY, on_epoch)
+
+
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.state_dict().values()])
+
+
+# --- does it learn -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_classes", [3, 18])
+def test_the_loss_starts_near_log_of_the_number_of_classes(tmp_path, n_classes):
+    config = settings(epochs=1, batch_size=36, lr=1e-6, schedule={"name": "constant"})
+    _, [record] = fit(config, data(36, n_classes), tmp_path)
+    assert record.train_loss == pytest.approx(math.log(n_classes), rel=0.15)
+
+
+def test_it_overfits_32_images(tmp_path):
+    config = settings(epochs=40, batch_size=16, lr=5e-3, schedule={"name": "constant"}, optimizer={"weight_decay": 0.0})
+    _, history = fit(config, data(32), tmp_path)
+    assert history[0].score < 0.6
+    assert history[-1].train_loss < 0.05 and history[-1].score == 1.0
+
+
+# --- accumulation --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [64, 77])  # 77: the last window has 13 rows, and in it a batch of 5
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_four_batches_of_eight_are_one_of_thirty_two(tmp_path, tiny, n, optimizer):
+    lr = {"sgd": 0.1, "adamw": 0.01}[optimizer]
+    common = {"epochs": 3, "lr": lr, "optimizer": {"name": optimizer}, "schedule": {"name": "cosine"}, "clip_norm": 0.5}
+    training = data(n)
+    whole, history = fit(settings(batch_size=32, accumulation=1, **common), training, tmp_path, name="whole")
+    parts, again = fit(settings(batch_size=8, accumulation=4, **common), training, tmp_path, name="parts")
+    start = weights(Tiny(4, seed=room.mixed_seed(0, 0)))
+    moved = (weights(whole) - start).abs().max()
+    assert moved > 0.01
+    assert (weights(whole) - weights(parts)).abs().max() < 1e-4 * moved
+    assert [r.train_loss for r in history] == pytest.approx([r.train_loss for r in again], rel=1e-4)
+    assert [r.lr for r in history] == [r.lr for r in again]  # per effective batch
+
+
+def test_one_step_is_the_one_that_autograd_and_sgd_give(tmp_path, tiny):
+    """A whole uneven window against loss.mean() over its 13 rows, worked by hand."""
+    training = data(13)
+    no_momentum = {"name": "sgd", "weight_decay": 0.0, "momentum": 0.0}
+    config = settings(
+        epochs=1,
+        batch_size=4,
+        accumulation=4,
+        lr=0.1,
+        optimizer=no_momentum,
+        schedule={"name": "constant"},
+        clip_norm="off",
+    )
+    model, [record] = fit(config, training, tmp_path)
+    by_hand = Tiny(4, seed=room.mixed_seed(0, 0))
+    x = (training.images.float() / 255 - 0.5) / 0.25
+    loss = torch.nn.functional.cross_entropy(by_hand(x.permute(0, 3, 1, 2)), training.targets)
+    loss.backward()
+    assert record.train_loss == pytest.approx(loss.item(), rel=1e-5)
+    norm = torch.cat([p.grad.flatten() for p in by_hand.parameters()]).norm().item()
+    assert record.grad_norm == pytest.approx(norm, rel=1e-4)
+    for (name, mine), theirs in zip(model.named_parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(mine, theirs - 0.1 * theirs.grad, atol=1e-6), name
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "accumulation", "expected"),
+    [
+        (10, 4, 1, [[4], [4], [2]]),
+        (10, 4, 2, [[4, 4], [2]]),
+        (9, 4, 1, [[4], [5]]),  # a single row would break BatchNorm
+        (1, 4, 3, [[1]]),
+        (12, 3, 4, [[3, 3, 3, 3]]),
+    ],
+)
+def test_windows_hold_each_row_once(n, batch_size, accumulation, expected):
+    windows = effective_batches(np.arange(n), batch_size, accumulation)
+    assert [[len(batch) for batch in window] for window in windows] == expected
+    assert np.concatenate([batch for window in windows for batch in window]).tolist() == list(range(n))
+
+
+def test_clipping_bounds_what_one_window_can_do(tmp_path, tiny):
+    plain_sgd = {"name": "sgd", "weight_decay": 0.0, "momentum": 0.0}
+    config = settings(
+        epochs=1, batch_size=64, lr=1.0, optimizer=plain_sgd, schedule={"name": "constant"}, clip_norm=0.01
+    )
+    model, [record] = fit(config, data(32), tmp_path)
+    assert record.grad_norm > 0.05  # reported before clipping
+    start = weights(Tiny(4, seed=room.mixed_seed(0, 0)))
+    assert (weights(model) - start).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+# --- the same bits -------------------------------------------------------------------------------------------------
+
+LIVELY = {"augment": {"rotate_deg": 20, "scale": 0.1, "shift": 0.1, "flip": 0.5}}
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(tmp_path, tiny):
+    tiny(drop_rate=0.3)
+    training = data(40)
+    models = [
+        fit(settings(epochs=2, batch_size=8, seed=seed, **LIVELY), training, tmp_path, name=name)[0]
+        for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
+    assert torch.equal(weights(models[0]), weights(models[1]))
+    assert not torch.equal(weights(models[0]), weights(models[2]))
+
+
+def test_a_run_that_was_killed_after_any_epoch_ends_in_the_same_bits(tmp_path, tiny):
+    tiny(drop_rate=0.3)
+    training, config = data(40), settings(epochs=4, batch_size=8, accumulation=2, **LIVELY)
+    whole, history = fit(config, training, tmp_path, name="whole")
+
+    class Killed(BaseException):
+        pass
+
+    for epoch in (1, 3, 4):
+
+        def kill(record, epoch=epoch):
+            if record.epoch == epoch:
+                raise Killed
+
+        with pytest.raises(Killed):
+            fit(config, training, tmp_path, name=f"killed-{epoch}", on_epoch=kill)
+        torch.rand(7)  # whatever else drew random numbers in between
+        seen = []
+        resumed, again = fit(config, training, tmp_path, name=f"killed-{epoch}", on_epoch=seen.append)
+        assert [record.epoch for record in seen] == list(range(epoch + 1, 5))
+        assert torch.equal(weights(whole), weights(resumed))
+        assert [(r.epoch, r.train_loss, r.score) for r in again] == [(r.epoch, r.train_loss, r.score) for r in history]
+
+
+@pytest.mark.parametrize("name", ["settings", "folds", "images"])
+def test_a_state_of_another_training_is_refused_by_name(tmp_path, tiny, name):
+    training, config = data(16), settings(epochs=1, batch_size=8)
+    fit(config, training, tmp_path)
+    other = {**IDENTITY, name: "other"}
+    with pytest.raises(Mistakes, match=f"trained with other {name}"):
+        train_fold(training, np.arange(16), np.arange(16), 0, config, CPU, tmp_path / "state", other, lambda _: None)
+
+
+# --- watching ------------------------------------------------------------------------------------------------------
+
+
+def test_nan_stops_with_epoch_step_learning_rate_and_images(tmp_path, monkeypatch):
+    class Breaks(Tiny):
+        n_calls = 0
+
+        def forward(self, x):
+            Breaks.n_calls += self.training
+            logits = super().forward(x)
+            return logits * (float("nan") if Breaks.n_calls == 7 and self.training else 1.0)
+
+    monkeypatch.setattr(room, "build_model", lambda settings, n_classes, mode: Breaks(n_classes))
+    config = settings(epochs=3, batch_size=10, lr=0.01, schedule={"name": "constant"})
+    done = []
+    with pytest.raises(TrainingDiverged) as caught:  # 4 steps an epoch: the seventh is step 3 of epoch 2
+        fit(config, data(40), tmp_path, on_epoch=done.append)
+    message = str(caught.value)
+    assert "epoch 2, step 3 of 4" in message and "0.01" in message and message.count("image-") == 8
+    assert [record.epoch for record in done] == [1]
+    assert torch.load(tmp_path / "state", weights_only=True)["history"][-1]["epoch"] == 1  # the last good one
+
+
+def test_scores_are_of_all_validation_rows_at_once(tmp_path, tiny):
+    from sklearn.metrics import f1_score
+
+    from pipeline.predict import predict_probs
+
+    training, valid = data(60), np.arange(0, 60, 3)
+    model, [record] = fit(settings(epochs=1, batch_size=8), training, tmp_path, valid=valid)
+    probs = predict_probs(model, training.images[valid], SPEC, CPU)
+    targets = training.targets[valid].numpy()
+    assert record.score == f1_score(targets, probs.argmax(1), average="macro", zero_division=0)
+    assert record.valid_loss == pytest.approx(
+        torch.nn.functional.nll_loss(torch.tensor(probs).log(), training.targets[valid]).item()
+    )
+
+
+def test_validation_rows_never_touch_the_weights(tmp_path):
+    training = data(40)
+    rows, valid = np.arange(0, 30), np.arange(30, 40)
+    config = settings(epochs=2, batch_size=8)
+    one, _ = fit(config, training, tmp_path, rows=rows, valid=valid, name="one")
+    training.images[valid] = 0
+    training.targets[valid] = 0
+    other, _ = fit(config, training, tmp_path, rows=rows, valid=valid, name="other")
+    assert torch.equal(weights(one), weights(other))  # running statistics of BatchNorm too
+
+
+def test_nothing_reads_from_the_device_within_an_epoch(tmp_path, tiny, monkeypatch):
+    """Reads (`.item()`, `.cpu()`, `bool(tensor)`, ...) may come once an epoch, never once a step."""
+    reads = []
+    for name in ("item", "cpu", "numpy", "tolist", "__bool__", "__float__", "__int__", "__index__"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, original=original, name=name, **kwargs):
+            reads.append(name)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+
+    def n_reads(batch_size: int) -> int:
+        reads.clear()
+        fit(
+            settings(epochs=1, batch_size=batch_size, optimizer={"name": "sgd"}),
+            data(64),
+            tmp_path,
+            name=f"{batch_size}",
+        )
+        return len(reads)
+
+    assert n_reads(32) == n_reads(4)  # 2 steps and 16
+
+
+def test_the_loop_knows_neither_tracker_nor_tuner():
+    source = Path(str(room.__file__)).read_text()
+    assert "import mlflow" not in source and "import optuna" not in source and "tracking" not in source
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_not_waited_for_within_an_epoch(tmp_path, tiny, monkeypatch):
+    """torch itself raises on a synchronising call between the first forward pass and the end of the epoch."""
+    forward = room.augment
+
+    def strict(*args):
+        torch.cuda.set_sync_debug_mode("error")
+        return forward(*args)
+
+    monkeypatch.setattr(room, "augment", strict)
+    monkeypatch.setattr(torch.Tensor, "cpu", _relaxed(torch.Tensor.cpu))
+    training, rows = data(64), np.arange(64)
+    config = settings(epochs=1, batch_size=8, device="cuda")
+    try:
+        train_fold(training, rows, rows, 0, config, torch.device("cuda"), tmp_path / "s", IDENTITY, lambda _: None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def _relaxed(read):
+    def relaxed(self, *args, **kwargs):
+        torch.cuda.set_sync_debug_mode("default")  # the epoch's one look at the device
+        return read(self, *args, **kwargs)
+
+    return relaxed
