@@ -152,7 +152,7 @@ def submit(work: Work) -> Receipt:
     models = [f"fold-{fold}.safetensors" for fold in range(work.settings.folds.k)]
     inputs = {
         "train": trained.fingerprint,
-        **{name: trained.artifacts[name]["sha256"][:16] for name in models},
+        "models": fingerprint([trained.artifacts[name]["sha256"] for name in models]),
         "test images": work.image_hashes[1],
         "sample submission": receipts.sha256(competition.sample_csv)[:16],
     }
@@ -194,8 +194,8 @@ def submit(work: Work) -> Receipt:
         work.tracker.metrics(run_id, {f"oof_{competition.metric}": oof_score})
         for file in (path, record_path):
             work.tracker.artifact(run_id, file)
-    since = "" if n_changed == "no previous" else f", {n_changed:,} of them other than in the submission before"
-    say("submit", f"{len(submission):,} rows, the mean of {len(models)} models{since}")
+    since = "" if n_changed == "no previous" else f"; {n_changed:,} rows differ from the submission before"
+    say("submit", f"{len(submission):,} rows, each the mean of {len(models)} models{since}")
     return work.finish("submit", inputs, [path, record_path], run_id, {"n_rows": len(submission)}, started)
 
 

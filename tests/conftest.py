@@ -7,10 +7,15 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import csv
+import importlib
+import io
+import pkgutil
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +24,7 @@ import torch
 import yaml
 from PIL import Image
 
+import pipeline
 from pipeline.config.settings import ROOT, CsvCompetition, Experiment
 
 torch.set_num_threads(1)
@@ -114,6 +120,35 @@ class Checkout:
     def make(self, *arguments: str, expect: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """`make ARGUMENTS`, on the virtual environment that runs the tests."""
         return self._run(["make", f"VENV={sys.prefix}", *arguments], expect, environment)
+
+    def main(self, *arguments: str, expect: int = 0) -> tuple[str, str]:
+        """(stdout, stderr) of the same command within this process, which has paid for the imports already.
+
+        The package is the repository's own, looking at the copy's root.
+        """
+        for module in pkgutil.walk_packages(pipeline.__path__, "pipeline."):
+            if module.name != "pipeline.__main__":
+                importlib.import_module(module.name)  # before the patch, or it would keep the copy's root
+        from pipeline.__main__ import main
+
+        runs = self.runs
+        here = {
+            "ROOT": self.root,
+            "RUNS": runs,
+            "LOCAL_STORE": f"sqlite:///{runs / 'mlflow.db'}",
+            "ARTIFACTS": runs / "artifacts",
+        }
+        out, err = io.StringIO(), io.StringIO()
+        handler = signal.getsignal(signal.SIGTERM)
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+            for name, module in list(sys.modules.items()):
+                for constant in here.keys() & vars(module).keys() if name.startswith("pipeline.") else ():
+                    patch.setattr(module, constant, here[constant])
+            status = main([str(self.root / a) if a.endswith(".yaml") else a for a in arguments])
+        signal.signal(signal.SIGTERM, handler)
+        assert status == expect, f"{arguments} gave {status}\n{out.getvalue()}\n{err.getvalue()}"
+        return out.getvalue(), err.getvalue()
 
     def environment(self, **more: str) -> dict[str, str]:
         inherited = {
