@@ -63,7 +63,8 @@ $(UV): requirements-uv.lock
 	@rm -rf .uv && PIP_USER=0 $(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --target .uv -r requirements-uv.lock
 	@touch $@
 
-$(VENV)/.synced: requirements.lock pyproject.toml | $(UV)
+$(VENV)/.synced: requirements.lock pyproject.toml
+	@$(MAKE) --no-print-directory $(UV)
 	@echo "installing into $(VENV) (about 6 GB, most of it torch; minutes the first time) ..."
 	@$(UV) venv --quiet --allow-existing --python $(PYTHON) $(VENV)
 	@$(UV) pip sync --quiet --require-hashes --python $(VENV)/bin/python requirements.lock

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -162,6 +163,47 @@ class Checkout:
         )
         assert done.returncode == expect, f"{' '.join(command)} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
+
+
+# `make submit` in a fresh copy takes half a minute, most of it imports. It starts on the second core as soon as it is
+# known that a test needs it, and the tests that come first run meanwhile.
+KEY = pytest.StashKey[tuple[Checkout, subprocess.Popen[str]]]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if session.config.option.collectonly or not any("first" in getattr(i, "fixturenames", ()) for i in session.items):
+        return
+    checkout = Checkout(Path(tempfile.mkdtemp(prefix="podium-first-")))
+    checkout.edit("experiments/digits.yaml", folds={"k": 2}, train={"epochs": 1})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    command = ["make", f"VENV={sys.prefix}", "submit"]
+    process = subprocess.Popen(command, cwd=checkout.root, env=checkout.environment(), **pipes)
+    session.config.stash[KEY] = checkout, process
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if KEY in config.stash:
+        checkout, process = config.stash[KEY]
+        process.kill()
+        shutil.rmtree(checkout.root, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def first(request) -> tuple[Checkout, str]:
+    """(a copy of the repository after its first `make submit`, with 2 folds of 1 epoch; what that printed)"""
+    checkout, process = request.config.stash[KEY]
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return checkout, output
+
+
+@pytest.fixture
+def finished(first, tmp_path: Path) -> Checkout:
+    """A copy of that copy, to change."""
+    checkout = object.__new__(Checkout)
+    checkout.root = tmp_path / "copy"
+    shutil.copytree(first[0].root, checkout.root)
+    return checkout
 
 
 @pytest.fixture(scope="session")

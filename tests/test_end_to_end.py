@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import pandas as pd
-import pytest
 
 from pipeline import receipts
 from pipeline.config.settings import fingerprint
@@ -22,23 +21,6 @@ from pipeline.submit import check_submission
 
 EXPERIMENT = "experiments/digits.yaml"
 OF_TWO_STAGES = ("eda", "folds", "train", "submit")
-
-
-@pytest.fixture(scope="session")
-def first(make_checkout):
-    """(checkout after its first `make submit`, what that printed)"""
-    checkout = make_checkout("first")
-    checkout.edit(EXPERIMENT, folds={"k": 2}, train={"epochs": 1})
-    return checkout, checkout.make("submit").stdout
-
-
-@pytest.fixture
-def finished(first, tmp_path):
-    """A copy of that checkout, to change."""
-    checkout = object.__new__(type(first[0]))
-    checkout.root = tmp_path / "copy"
-    shutil.copytree(first[0].root, checkout.root)
-    return checkout
 
 
 def receipt(checkout, verb: str) -> receipts.Receipt:

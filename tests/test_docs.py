@@ -1,0 +1,198 @@
+"""The README is true: everything that exists is in it, everything in it exists, and every command in it was run here."""
+
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import tomllib
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline.__main__ import VERBS
+from pipeline.config.settings import ROOT
+from pipeline.ui import link
+
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+TARGETS = re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE)
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines() if line.strip()]
+
+
+def cells(heading: str) -> list[list[str]]:
+    """The rows of the table under a heading, without their back-ticks."""
+    section = README.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in row] for row in rows]
+
+
+def words(cell: str) -> set[str]:
+    return set(re.findall(r"`([^`]+)`", cell))
+
+
+def test_every_target_and_verb_is_in_the_table_and_nothing_else():
+    rows = cells("Targets")
+    assert {word.removeprefix("make ") for row in rows for word in words(row[0])} == set(TARGETS)
+    assert {word for row in rows for word in words(row[1])} == set(VERBS)
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    assert phony and set(phony[1].split()) == set(TARGETS)
+
+
+def test_every_file_is_in_the_table_and_every_file_of_the_table_exists():
+    listed = {word for row in cells("Files") for word in words(row[0])}
+    package = {
+        str(p.relative_to(ROOT / "pipeline")) for p in (ROOT / "pipeline").rglob("*.py") if p.name != "__init__.py"
+    }
+    assert package <= listed
+    experiments = {str(p.relative_to(ROOT)) for p in (ROOT / "experiments").rglob("*.yaml")}
+    assert experiments <= listed
+    made_later = {"data/"}
+    for name in listed - made_later:
+        assert (ROOT / name).exists() or (ROOT / "pipeline" / name).exists(), name
+
+
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    required = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    names = {re.split(r"[<>=]", line)[0] for line in required}
+    assert {word for row in cells("Dependencies") for word in words(row[0])} == names
+    source = "\n".join(path.read_text() for path in (ROOT / "pipeline").rglob("*.py"))
+    for name, reason in cells("Dependencies"):
+        if "nothing imports it yet" in reason:
+            assert f"import {name.strip('`')}" not in source, f"{name} is imported by now"
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_no_machines_path_and_no_registry_is_named_anywhere():
+    host = re.compile("pypi" + r"\.org|pythonhosted|index-" + "url")
+    tracked = subprocess.run(["git", "-C", str(ROOT), "ls-files"], capture_output=True, text=True, check=True)
+    for name in tracked.stdout.splitlines():
+        text = (ROOT / name).read_bytes().decode("utf-8", "ignore")
+        allowed = {"--no-emit-index-" + "url"}
+        for hit in host.finditer(text):
+            around = text[max(0, hit.start() - 10) : hit.end()]
+            assert any(around.endswith(word) for word in allowed), f"{name}: {around!r}"
+
+
+def python_call(checkout, command: str) -> list[str]:
+    """What a command of the README comes to: the arguments behind `python -m pipeline`."""
+    if command.startswith("make"):
+        dry = checkout.make("-n", *shlex.split(command)[1:]).stdout
+        command = dry.strip().splitlines()[-1]
+    before, _, arguments = command.partition(" -m pipeline ")
+    assert before.endswith("bin/python"), command
+    return shlex.split(arguments)
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if not re.match(r"make (test|ui|submit$|help)", line)])
+def test_every_command_works(finished, line):
+    command, _, comment = line.partition("#")
+    if "mine.yaml" in command:
+        lay_out_a_competition_as_the_readme_says(finished)
+    expect = 2 if comment.strip() == "fails" else 0
+    _, errors = finished.main(*python_call(finished, command.strip()), expect=expect)
+    if expect:
+        outputs = [text for language, text in BLOCKS if language == ""]
+        assert errors in outputs, errors  # the README shows exactly what is printed
+
+
+def lay_out_a_competition_as_the_readme_says(checkout) -> None:
+    [text] = [text for language, text in BLOCKS if language == "yaml"]
+    settings = yaml.safe_load(text)["competition"]
+    (checkout.root / "experiments/mine.yaml").write_text(text)
+    root = checkout.root / settings["root"]
+    (root / "images").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    train = [(f"p{n // 3}_{n % 3}", "ab"[n // 3 % 2], f"person{n // 3}") for n in range(60)]
+    for name in [*(row[0] for row in train), "t0", "t1"]:
+        Image.fromarray(rng.integers(0, 255, (20, 16, 3)).astype(np.uint8)).save(root / "images" / f"{name}.jpg")
+    (root / "train.csv").write_text("image_id,label,person\n" + "".join(",".join(row) + "\n" for row in train))
+    (root / "test.csv").write_text("image_id\nt0\nt1\n")
+    (root / "sample_submission.csv").write_text("image_id,label\nt0,a\nt1,a\n")
+
+
+def test_the_first_output_in_the_readme_is_what_make_submit_prints(first):
+    def shape(text: str) -> set[str]:
+        return {
+            re.sub(r"(?<=hash )\w+|[\d.,%e-]*\d[\d.,%e-]*", "N", line) for line in text.splitlines() if line.strip()
+        }
+
+    shown = next(text for language, text in BLOCKS if language == "" and "submit " in text)
+    assert {line for line in shape(shown) if not line.startswith("installing")} == shape(first[1])
+
+
+def test_the_first_two_commands_are_the_promised_ones(first):
+    checkout, _ = first
+    assert COMMANDS[:2] == ["make submit", "make test"]
+    assert "-m pytest" in checkout.make("-n", "test").stdout
+
+
+def test_help_is_the_default_target_and_lists_every_target_with_a_line(first):
+    checkout, _ = first
+    listed = dict(re.findall(r"^  make (\w+) +(.+)$", checkout.make().stdout, re.MULTILINE))
+    assert list(listed) == TARGETS and all(listed.values())
+    assert checkout.make("help").stdout == checkout.make().stdout
+
+
+def test_clean_keeps_data_and_runs_unless_told_otherwise(finished):
+    for name in (".venv/x", ".uv/x", "pipeline/__pycache__/x"):
+        (finished.root / name).parent.mkdir(parents=True, exist_ok=True)
+        (finished.root / name).touch()
+    finished.make("clean")
+    assert not any((finished.root / name).exists() for name in (".venv", ".uv", "pipeline/__pycache__"))
+    assert (finished.root / "data/digits/train.csv").exists() and (finished.runs / "digits/train.json").exists()
+    finished.make("clean", "ALL=1")
+    assert not (finished.root / "data").exists()
+    assert [path.name for path in finished.runs.iterdir()] == [".gitkeep"]
+    assert (finished.root / "pipeline/train.py").exists()
+
+
+def test_set_up_has_nothing_to_do_where_it_was_done_and_locks_only_versions_with_hashes(first):
+    assert first[0].make("setup").stdout.strip() in ("", "make: Nothing to be done for 'setup'.")
+    for lock in ("requirements.lock", "requirements-uv.lock"):
+        text = (ROOT / lock).read_text()
+        pinned = re.findall(r"^[a-zA-Z0-9_.-]+==\S+.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+        assert pinned and all("--hash=sha256:" in entry for entry in pinned)
+
+
+def test_lint_types_and_lock_call_their_tools(first):
+    for target, tool in (("lint", "ruff"), ("types", "ty"), ("lock", "pip compile")):
+        assert tool in first[0].make("-n", target).stdout
+
+
+def test_ui_serves_the_runs_on_this_machine_only_and_prints_the_link(finished):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        python_command(finished, f"make ui PORT={port}"),
+        cwd=finished.root, env=finished.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert f"open {link(f'http://127.0.0.1:{port}', '1')}" in lines[1], lines
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
+            assert "MLflow" in page.read().decode()
+        listening = {
+            line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
+        }
+        assert f"0100007F:{port:04X}" in listening and f"00000000:{port:04X}" not in listening
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        process.stdout.close()
+
+
+def python_command(checkout, command: str) -> list[str]:
+    return shlex.split(checkout.make("-n", *shlex.split(command)[1:]).stdout.strip().splitlines()[-1])
