@@ -59,7 +59,7 @@ def bootstrap_interval(
 
 
 def _from_confusion(metric: str, confusion: np.ndarray) -> float:
-    """The same score from a (C, C) table of counts, targets in rows: scikit-learn's call takes 1,000 times as long.
+    """The same score from a (C, C) table of counts, targets in rows: 30 to 90 times as fast as scikit-learn's call.
 
     Like scikit-learn, macro F1 is the mean over the classes that occur among targets or predictions.
     """
