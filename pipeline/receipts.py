@@ -83,7 +83,7 @@ def code_hashes(rooms: Iterable[str]) -> dict[str, str]:
 
 
 def code_version() -> str:
-    """`git describe` of the repository (`-dirty` with uncommitted changes), or `unknown` outside of one."""
+    """`git describe` (`-dirty` with uncommitted changes); without git, a hash of the package's source."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}  # not the repository around a bare copy
     try:
@@ -91,7 +91,8 @@ def code_version() -> str:
             command, capture_output=True, text=True, env=environment, check=True, timeout=20
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        files = sorted((ROOT / "pipeline").rglob("*.py"))
+        return "source-" + fingerprint([[str(file.relative_to(ROOT)), sha256(file)] for file in files])
 
 
 def _short(value: Any) -> str:

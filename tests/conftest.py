@@ -86,21 +86,26 @@ def experiment(small_settings: CsvCompetition) -> Callable[..., Experiment]:
     return make
 
 
+FOLDERS = (".ci", "benchmarks", "experiments", "pipeline", "tests")
+
+
+def own_files() -> list[Path]:
+    """The repository's own files, found without git, which a machine with python3, pip and make need not have."""
+    files = [path for path in ROOT.iterdir() if path.is_file()] + [ROOT / "mlruns" / ".gitkeep"]
+    for folder in FOLDERS:
+        files += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return files
+
+
 class Checkout:
     """A copy of the repository's own files in a folder of its own, with the tests' environment to run it in."""
 
     def __init__(self, root: Path):
         self.root = root
-        names = subprocess.run(
-            ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        for name in names.stdout.splitlines():
-            if (ROOT / name).is_file():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(ROOT / name, root / name)
+        for path in own_files():
+            target = root / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
 
     @property
     def runs(self) -> Path:
