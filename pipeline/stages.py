@@ -119,6 +119,7 @@ def train(work: Work) -> Receipt:
     identity = _identity(fingerprint(inputs), inputs)
     runs_file = folder / "runs.json"  # a killed command's runs are gone on with, not left RUNNING beside new ones
     runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
+    runs = runs if work.tracker.exists(runs.get("cv", "")) else {}
     k, epochs, device = settings.folds.k, settings.train.epochs, pick_device(settings.train.device)
     say(
         "train", f"{settings.model.name} on {len(data.targets):,} images, {k} folds of {epochs} epochs, on {device} ..."
@@ -129,7 +130,7 @@ def train(work: Work) -> Receipt:
         runs["cv"] = run_id
         work.tracker.params(run_id, settings.flat())
         with TrainingProgress(k, epochs, competition.metric) as progress:
-            log_epoch = _epoch_logger(work, runs, runs_file)
+            log_epoch = _epoch_logger(work, runs, runs_file, tags)
 
             def on_epoch(record: EpochRecord) -> None:
                 log_epoch(record)
@@ -268,14 +269,17 @@ def _training_data(work: Work) -> TrainingData:
     )
 
 
-def _epoch_logger(work: Work, runs: dict[str, str], runs_file: Path) -> Callable[[EpochRecord], None]:
+def _epoch_logger(
+    work: Work, runs: dict[str, str], runs_file: Path, tags: dict[str, str]
+) -> Callable[[EpochRecord], None]:
     """A child run a fold, one batch of metrics an epoch. runs: ids by `cv`, `fold-0`, ..., kept in `runs_file`."""
 
     def on_epoch(record: EpochRecord) -> None:
         key = f"fold-{record.fold}"
         if key not in runs:
-            runs[key] = work.tracker.start(key, {"stage": "fold", "fold": str(record.fold)}, parent=runs["cv"])
+            runs[key] = work.tracker.start(key, {**tags, "stage": "fold", "fold": str(record.fold)}, parent=runs["cv"])
             work.tracker.params(runs[key], work.settings.flat("model", "train"))
+            work.tracker.settings(runs[key], work.settings.model_dump(mode="json"))
             with atomic(runs_file) as temporary:
                 temporary.write_text(json.dumps(runs))
         values = asdict(record)

@@ -72,6 +72,19 @@ class Tracker:
 
         return self._survive(call) or ""
 
+    def exists(self, run_id: str) -> bool:
+        """Whether the store holds the run; it may have been deleted or exchanged since the run was noted."""
+
+        def call() -> bool:
+            try:
+                return self._client.get_run(run_id).info.lifecycle_stage == "active"
+            except mlflow.MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return False
+
+        return bool(self._survive(call, run_id))
+
     def params(self, run_id: str, params: dict[str, Any]) -> None:
         """Once a run; values longer than MLflow's columns show are clipped (the whole settings are an artifact)."""
         entities = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in params.items()]

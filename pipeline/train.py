@@ -55,6 +55,9 @@ class EpochRecord:
     seconds: float
 
 
+REMEDY = "Try a lower train.lr, a longer train.schedule.warmup_epochs or a smaller train.clip_norm."
+
+
 class TrainingDiverged(Stopped):
     """The loss or a gradient became NaN or infinite; the message says where and what to try."""
 
@@ -85,6 +88,8 @@ def train_fold(
     normalise = Normalise(data.preprocessing, device)
     max_norm = float("inf") if config.clip_norm == "off" else config.clip_norm
     history = restore(state_path, identity, device, model, optimizer, scheduler)  # empty, or a killed run's epochs
+    if history:
+        on_epoch(history[-1])  # the kill may have come between saving this epoch and telling of it
 
     for epoch in range(len(history), config.epochs):
         started = time.perf_counter()
@@ -124,6 +129,10 @@ def train_fold(
         trained = time.perf_counter()
 
         probs = predict_probs(model, data.images[valid_rows], data.preprocessing, device)  # eval() and inference_mode()
+        if not np.isfinite(probs).all():
+            raise TrainingDiverged(
+                f"fold {fold}, epoch {epoch + 1}: predictions are not finite after the last step. {REMEDY}"
+            )
         targets = data.targets[valid_rows].numpy()
         record = EpochRecord(
             fold=fold,
@@ -179,7 +188,7 @@ def stop_if_diverged(
         f"fold {fold}, epoch {epoch + 1}, step {step + 1} of {len(windows)}: the {what} is {losses[step]:.4g} with a "
         f"gradient norm of {norms[step]:.4g} (learning rate {lr:.3g} at the start of the epoch). "
         f"Images of that step: {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}. "
-        "Try a lower train.lr, a longer train.schedule.warmup_epochs or a smaller train.clip_norm."
+        f"{REMEDY}"
     )
 
 

@@ -183,7 +183,7 @@ class Work:
         all_tags = {
             "stage": stage,
             "fingerprint": fingerprint(inputs),
-            "settings": self.settings.fingerprint,
+            "resolved_settings": self.settings.fingerprint,
             "experiment_file": self.name,
             "code_version": receipts.code_version(),
             **tags,

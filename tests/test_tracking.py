@@ -62,6 +62,7 @@ def test_processes_that_start_together_on_an_empty_store_all_work_and_the_runs_h
     fetched = tracking.fetch(parent, "folds.csv", store / "elsewhere")
     assert fetched.read_text() == "image_id\n"
 
+    assert tracker.exists(parent) and not tracker.exists("0" * 32) and not tracker.exists("")
     again = tracker.start("parent", {}, resume=parent)
     assert again == parent and client.get_run(parent).info.status == "RUNNING"
 
