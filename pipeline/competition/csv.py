@@ -31,19 +31,20 @@ def read(settings: Tables) -> Competition:
     else:
         test = _read_table(root / settings.test_csv, "competition.test_csv", [ids], mistakes)
         _check_same_ids(sample, test, ids, root / settings.test_csv, mistakes)
-        by_id = {row.get(ids, ""): row for row in test}
-        test = [by_id[row[ids]] for row in sample if row.get(ids) in by_id]
 
-    train = _as_rows(train, settings.id_column, settings.train_images, "competition.train_images", root, mistakes)
-    test = _as_rows(test, ids, settings.test_images, "competition.test_images", root, mistakes)
+    roles = {"image_id": settings.id_column, "label": settings.label_column}
+    if settings.group_column != "none":
+        roles["group"] = settings.group_column
+    train = _as_rows(train, roles, settings.train_images, "competition.train_images", root, mistakes)
+    test = _as_rows(test, {"image_id": ids}, settings.test_images, "competition.test_images", root, mistakes)
+    if settings.test_csv != settings.sample_csv:
+        by_id = {row["image_id"]: row for row in test}
+        test = [by_id[image_id] for image_id in _unique_ids(sample, ids, mistakes) if image_id in by_id]
     classes = _classes(train, settings, mistakes)
     for row in train:
-        row["label"] = row.get(settings.label_column, "")
-        if settings.group_column != "none":
-            row["group"] = row.get(settings.group_column, "")
-            if not row["group"]:
-                valid = f"valid: a value in column {settings.group_column!r}"
-                mistakes.append(Mistake(row[WHERE], "the group is empty", valid, "empty groups"))
+        if settings.group_column != "none" and not row["group"]:
+            valid = f"valid: a value in column {settings.group_column!r}"
+            mistakes.append(Mistake(row[WHERE], "the group is empty", valid, "empty groups"))
     for row in test:
         row.pop(label, None)  # the sample's placeholder is not a prediction
     trained_on = {row["path"]: row[WHERE] for row in train}
@@ -161,14 +162,35 @@ def _check_same_ids(sample: list[Row], test: list[Row], column: str, test_path: 
             )
 
 
+def _unique_ids(table: list[Row], column: str, mistakes: list[Mistake]) -> list[str]:
+    """The ids in order; one that stands twice is told with both places."""
+    first: dict[str, str] = {}
+    for row in table:
+        image_id = row.get(column, "")
+        if image_id in first:
+            found = f"duplicate id {image_id!r}, first in {first[image_id]}"
+            mistakes.append(Mistake(row[WHERE], found, "valid: each id once", "duplicate ids"))
+        first.setdefault(image_id, row[WHERE])
+    return list(first)
+
+
 def _as_rows(
-    table: list[Row], id_column: str, template: str, setting: str, root: Path, mistakes: list[Mistake]
+    table: list[Row], roles: dict[str, str], template: str, setting: str, root: Path, mistakes: list[Mistake]
 ) -> list[Row]:
-    """Adds `image_id` and `path`; leaves out rows that have neither."""
+    """Adds the columns of the contract (roles: `group` -> the table's name for it) and `path`; leaves out bad rows.
+
+    Every role is read from the table's own row: its columns may bear the contract's names with another meaning, and a
+    group column called `image_id` must not become the id.
+    """
+    id_column = roles["image_id"]
     columns = [column for column in table[0] if column != WHERE] if table else []
-    fields = [name for _, name, _, _ in Formatter().parse(template) if name is not None]
     known = {*columns, "image_id"}
-    if table and (not fields or any(name not in known for name in fields)):
+    try:
+        parts = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
+    except ValueError:  # an unbalanced brace
+        parts = []
+    # plain names only: `{id:04d}` cannot work on strings, and attributes are nobody's business
+    if table and (not parts or any(name not in known or spec or conversion for name, spec, conversion in parts)):
         valid = f"valid: a path with {{column}} in it, of the columns {', '.join(columns)}"
         mistakes.append(Mistake(setting, f"found {template!r}", valid, "path templates"))
         return []
@@ -186,18 +208,19 @@ def _as_rows(
             mistakes.append(Mistake(row[WHERE], found, "valid: each id once", "duplicate ids"))
             continue
         first[image_id] = row[WHERE]
-        relative = template.format_map({**row, "image_id": image_id})
+        relative = template.format_map({"image_id": image_id, **row})
         if "\0" in relative or os.path.isabs(relative) or ".." in relative.replace("\\", "/").split("/"):
             found = f"the path {relative!r} leaves the competition's folder"
             mistakes.append(Mistake(row[WHERE], found, f"valid: a path under {shown(root)}", "paths out of the folder"))
             continue
-        rows.append({**row, "image_id": image_id, "path": os.path.join(root, relative)})
+        contract = {role: row[column] for role, column in roles.items()}
+        rows.append({**row, **contract, "path": os.path.join(root, relative)})
     return rows
 
 
 def _classes(train: list[Row], settings: Tables, mistakes: list[Mistake]) -> tuple[str, ...]:
     """The classes in order: as set, or as found in train, by number where all are numbers."""
-    labels = {row[settings.label_column] for row in train}
+    labels = {row["label"] for row in train}
     if settings.classes == "from train":
         named = sorted(labels - {""}, key=lambda c: (0, int(c), c) if c.isdecimal() else (1, 0, c))
         if train and len(named) < 2:
@@ -210,7 +233,7 @@ def _classes(train: list[Row], settings: Tables, mistakes: list[Mistake]) -> tup
                 Mistake("competition.classes", "a class is named twice", "valid: each class once", "classes")
             )
     for row in train:
-        label = row[settings.label_column]
+        label = row["label"]
         if label not in named:
             valid = f"valid: {', '.join(named)}"
             mistakes.append(

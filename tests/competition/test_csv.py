@@ -123,3 +123,42 @@ def test_the_tables_hash_is_of_the_rows_not_of_their_order(small_competition, sm
 
 def test_a_template_over_columns_that_are_not_there_is_told(small_settings):
     assert any("{nmae}" in line and "image_id" in line for line in told(changed(small_settings, train_images="{nmae}")))
+
+
+@pytest.mark.parametrize("group", ["image_id", "path", "label"])
+def test_a_group_column_that_bears_a_contracts_name_stays_the_group(
+    small_competition, small_settings, write_csv, group
+):
+    """Patches of a scan: the ids are `patch`, the scans stand in a column called `image_id`."""
+    names = {"image_id": "patch", "path": "patch", "label": "patch"}
+    rows = [(f"a{i:02d}", "bd"[i % 2], f"scan{i // 4}") for i in range(24)]
+    write_csv(small_competition / "train.csv", [names[group], "kind", group], rows)
+    write_csv(small_competition / "sample_submission.csv", ["patch", "kind"], [(f"t{i}", "b") for i in range(6)])
+    settings = changed(
+        small_settings,
+        id_column="patch",
+        label_column="kind",
+        group_column=group,
+        train_images="images/{patch}.png",
+        test_images="images/{patch}.png",
+    )
+    assert told(settings) == []
+    train = read(settings).train
+    assert list(train["group"]) == [row[2] for row in rows]
+    assert list(train["image_id"]) == [row[0] for row in rows] and list(train["label"]) == [row[1] for row in rows]
+
+
+@pytest.mark.parametrize("table", ["test.csv", "sample_submission.csv"])
+def test_a_duplicate_test_id_is_told_in_the_table_that_has_it(small_competition, small_settings, write_csv, table):
+    write_csv(small_competition / "test.csv", ["image_id"], [[f"t{i}"] for i in range(6)])
+    with (small_competition / table).open("a") as file:
+        file.write("t2,dark\n" if table.startswith("sample") else "t2\n")
+    [line] = told(changed(small_settings, test_csv="test.csv"))
+    assert f"{table}:8: duplicate id 't2', first in" in line and f"{table}:4" in line
+
+
+@pytest.mark.parametrize(
+    "template", ["{image_id", "{image_id:04d}.png", "{image_id!r}.png", "{image_id.x}.png", "plain.png"]
+)
+def test_a_template_that_cannot_work_is_told(small_settings, template):
+    assert any("competition.train_images" in line for line in told(changed(small_settings, train_images=template)))
