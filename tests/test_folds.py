@@ -19,7 +19,7 @@ def competition(labels, groups=None) -> Competition:
     if groups is not None:
         rows = [{**row, "group": str(group)} for row, group in zip(rows, groups, strict=True)]
     classes = tuple(sorted(set(labels)))
-    return Competition("c", "macro_f1", classes, groups is not None, rows, [], ("image_id", "label"), Path())
+    return Competition("c", "macro_f1", classes, groups is not None, rows, [], ("image_id", "label"), Path(), classes)
 
 
 @given(k=st.integers(2, 6), sizes=st.lists(st.integers(6, 25), min_size=2, max_size=5), seed=st.integers(0, 999))

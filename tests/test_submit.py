@@ -1,5 +1,7 @@
 """The submission has the sample's columns, ids, order and types, or is not written."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,14 +59,65 @@ def test_each_fault_is_found(competition, tmp_path, spoil, part):
     assert any(part in str(mistake) for mistake in check_submission(path, competition))
 
 
-def test_labels_of_another_type_than_the_samples_are_refused_and_nothing_is_written(
-    small_settings, small_competition, write_csv, tmp_path
+@pytest.mark.parametrize(
+    ("names", "placeholder", "written", "dtype"),
+    [
+        (("0", "1"), "0", ["0", "1"], "int64"),
+        (("0", "1"), "0.0", ["0.0", "1.0"], "float64"),
+        (("1.0", "2.0"), "0", ["1", "2"], "int64"),
+        (("NA", "dog"), "dog", ["NA", "dog"], "str"),
+        (("1", "10+"), "10+", ["1", "10+"], "str"),
+    ],
+)
+def test_labels_are_written_in_the_samples_type_whatever_is_predicted(
+    small_settings, small_competition, write_csv, tmp_path, names, placeholder, written, dtype
+):
+    rows = [(f"a{i:02d}", names[i % 2]) for i in range(24)]
+    write_csv(small_competition / "train.csv", ["image_id", "label"], rows)
+    write_csv(
+        small_competition / "sample_submission.csv", ["image_id", "label"], [(f"t{i}", placeholder) for i in range(6)]
+    )
+    competition = read(small_settings)
+    assert competition.mistakes == [] and competition.classes == names
+    path = tmp_path / "submission.csv"
+    write_submission(competition, PROBS, path)
+    assert list(pd.read_csv(path, dtype=str, keep_default_na=False)["label"]) == written * 3
+    assert pd.read_csv(path, keep_default_na=False)["label"].dtype == dtype
+    for one in ([1.0, 0.0], [0.0, 1.0]):  # only one class predicted: it may look like another type by itself
+        write_submission(competition, np.array([one] * 6), path)
+
+
+def test_classes_that_the_samples_type_cannot_hold_are_told_before_any_training(
+    small_settings, small_competition, write_csv
 ):
     write_csv(small_competition / "sample_submission.csv", ["image_id", "label"], [[f"t{i}", 0] for i in range(6)])
+    [mistake] = read(small_settings).mistakes
+    assert (
+        "sample_submission.csv" in str(mistake)
+        and "whole numbers such as 0" in str(mistake)
+        and "bright" in str(mistake)
+    )
+
+
+def test_answers_are_read_by_their_columns_names(small_settings, small_competition, write_csv, tmp_path):
+    write_csv(small_competition / "sample_submission.csv", ["label", "image_id"], [["dark", f"t{i}"] for i in range(6)])
+    competition = read(small_settings)
+    write_submission(competition, PROBS, tmp_path / "submission.csv")
+    answers = tmp_path / "answers.csv"
+    rows = [(f"t{i}", "Public", "dark" if i % 2 else "bright") for i in range(6)]
+    write_csv(answers, ["image_id", "Usage", "label"], rows)
+    assert score_submission(tmp_path / "submission.csv", answers, competition) == (1.0, 6)
+    write_csv(answers, ["image_id", "truth"], [("t0", "dark")])
+    with pytest.raises(Mistakes, match="image_id, truth"):
+        score_submission(tmp_path / "submission.csv", answers, competition)
+
+
+def test_a_failed_check_leaves_the_submission_before(competition, tmp_path):
     path = tmp_path / "submission.csv"
     path.write_text("the one before")
-    with pytest.raises(Mistakes, match=r"'label' reads as str.*int64"):
-        write_submission(read(small_settings), PROBS, path)
+    spoilt = dataclasses.replace(competition, test_rows=competition.test_rows[:5])
+    with pytest.raises(Mistakes, match="5 rows"):
+        write_submission(spoilt, PROBS[:5], path)
     assert path.read_text() == "the one before" and len(list(tmp_path.glob("*submission*"))) == 1
 
 

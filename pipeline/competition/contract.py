@@ -32,6 +32,7 @@ class Competition:
     test_rows: list[Row]  # in the order of the sample submission
     sample_columns: tuple[str, str]  # id column, label column
     sample_csv: Path
+    label_texts: tuple[str, ...]  # how a submission writes each class, in the type of the sample's label column
     mistakes: list[Mistake] = field(default_factory=list)  # empty, or no work is done
 
     @cached_property

@@ -6,6 +6,7 @@ Values stay the strings they are in the file (`0007` is not 7), because the subm
 """
 
 import csv
+import math
 import os
 from pathlib import Path
 from string import Formatter
@@ -45,6 +46,8 @@ def read(settings: Tables) -> Competition:
         if settings.group_column != "none" and not row["group"]:
             valid = f"valid: a value in column {settings.group_column!r}"
             mistakes.append(Mistake(row[WHERE], "the group is empty", valid, "empty groups"))
+    placeholders = [row.get(label, "") for row in sample]
+    label_texts = _label_texts(classes, placeholders, shown(root / settings.sample_csv), label, mistakes)
     for row in test:
         row.pop(label, None)  # the sample's placeholder is not a prediction
     trained_on = {row["path"]: row[WHERE] for row in train}
@@ -61,6 +64,7 @@ def read(settings: Tables) -> Competition:
         test_rows=test,
         sample_columns=sample_columns,
         sample_csv=root / settings.sample_csv,
+        label_texts=label_texts,
         mistakes=mistakes,
     )
 
@@ -246,3 +250,46 @@ def _classes(train: list[Row], settings: Tables, mistakes: list[Mistake]) -> tup
                 Mistake(f"{settings.root}/{settings.train_csv}", f"no row of class {absent!r}", valid, "classes")
             )
     return tuple(named)
+
+
+def _label_texts(
+    classes: tuple[str, ...], placeholders: list[str], sample: str, column: str, mistakes: list[Mistake]
+) -> tuple[str, ...]:
+    """Each class as a submission writes it: whole numbers where the sample's placeholders are, decimal ones likewise.
+
+    Judged by what stands in the sample and by the classes, never by what happens to be predicted: a column of which
+    only `1` was predicted reads as a number even where another class is `10+`.
+    """
+    given = [text for text in placeholders if text]
+    values = [_number(text) for text in given]
+    if not given or any(value is None for value in values):
+        return classes  # blank promises no type, and a word takes any label
+    whole = all(text.lstrip("+-").isdecimal() for text in given)
+    texts = tuple(_written(name, whole) for name in classes)
+    if "" in texts or len(set(texts)) < len(texts):
+        kind = "whole numbers" if whole else "numbers"
+        found = f"column {column!r} holds {kind} such as {given[0]}, and the classes are {', '.join(classes)}"
+        mistakes.append(
+            Mistake(sample, found, f"valid: classes that are distinct {kind}, or a sample of words", "labels")
+        )
+        return classes
+    return texts
+
+
+def _written(name: str, whole: bool) -> str:
+    """A class in the sample's type; empty where it has no such form."""
+    value = _number(name)
+    if value is None:
+        return ""
+    if not whole:
+        return str(value)
+    return name if name.lstrip("+-").isdecimal() else str(int(value)) if value.is_integer() else ""
+
+
+def _number(text: str) -> float | None:
+    """The finite number that a text says, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

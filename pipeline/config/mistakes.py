@@ -41,7 +41,7 @@ class Mistakes(Exception):
 
     def _text(self) -> str:
         n = len(self.mistakes)
-        lines = [f"{n:,} mistake{'s' if n != 1 else ''} in the input; nothing was done."]
+        lines = [f"{n:,} mistake{'s' if n != 1 else ''} in the input:"]
         by_kind: dict[str, list[Mistake]] = {}
         for mistake in self.mistakes:
             by_kind.setdefault(mistake.kind, []).append(mistake)
