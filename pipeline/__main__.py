@@ -34,12 +34,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for this call, e.g. train.lr=1e-3")
     parser.add_argument("--force", action="store_true", help="make the verb's result again, whatever its receipt says")
     parser.add_argument("--port", type=int, default=5000, help="of `ui` (default 5000)")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)  # --force and --port may stand anywhere
 
     from pipeline.config.load import load
     from pipeline.config.mistakes import Mistakes, Stopped
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that runs are closed on the way out
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as exceptions, so that runs and servers are closed on the way out
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         settings, name = load(args.experiment, args.overrides)
         if args.verb == "ui":
@@ -69,7 +70,7 @@ def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int
         except OSError:
             print(f"another command is at work on {name}: wait for it, or end it", file=sys.stderr)
             return 2
-        work = stages.Work(settings, name, args.verb, args.force)
+        work = stages.Work(settings, name, args.verb, args.force, args.experiment)
         getattr(stages, args.verb)(work)
     if args.verb == "submit":
         print(stages.summary(work))

@@ -1,8 +1,8 @@
 """k folds, trained one after another, to one out-of-fold table and its score.
 
 In: all training rows and the folds table. Out: `fold-K.safetensors` for each fold, `oof.parquet` (`image_id, fold,
-target, p_0 ... p_{C-1}`, rows in the order of the competition's table), `history.json`, and the scores. A fold whose
-checkpoint is there and carries the same hashes is not trained again.
+target, p_0 ... p_{C-1}`, rows in the order of the table at that time: join by id), `history.json`, and the scores. A
+fold whose checkpoint is there and carries the same hashes is not trained again.
 """
 
 import json
@@ -19,7 +19,7 @@ from pipeline.atomic import atomic
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.config.settings import Experiment
 from pipeline.metrics import Interval, bootstrap_interval, score
-from pipeline.model import CheckpointInfo, checkpoint_info, load_checkpoint, save_checkpoint
+from pipeline.model import CheckpointInfo, checkpoint_info, load_checkpoint, pick_device, save_checkpoint
 from pipeline.predict import predict_probs
 from pipeline.train import EpochRecord, TrainingData, train_fold
 
@@ -33,17 +33,6 @@ class CrossValidation:
     interval: Interval  # 95 %, by group bootstrap
     fold_scores: list[float]  # each over its own validation rows: for their spread, not to be averaged
     checkpoints: list[Path]
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise Mistakes(
-            [Mistake("train.device", f"found {name!r}, but torch sees no GPU", "valid: auto or cpu", "devices")]
-        )
-    return torch.device(name)
 
 
 def cross_validate(

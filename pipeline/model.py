@@ -16,8 +16,8 @@ import torch
 from timm.data import resolve_data_config
 
 from pipeline.atomic import atomic
-from pipeline.config.mistakes import Mistake, Mistakes, nearest
-from pipeline.config.settings import Images, Model, Preprocessing
+from pipeline.config.mistakes import Mistake, Mistakes, Stopped, nearest
+from pipeline.config.settings import Experiment, Images, Model, Preprocessing
 
 FORMAT = "podium checkpoint 1"
 INTERPOLATIONS = get_args(Preprocessing.model_fields["interpolation"].annotation)
@@ -36,16 +36,48 @@ class CheckpointInfo:
     code: str  # version of the code that trained it
 
 
-def check_model(settings: Model) -> list[Mistake]:
-    """An unknown architecture, or pretrained weights that timm does not have, told before any work."""
-    if not timm.is_model(settings.name):
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one. Raises `Mistakes` where torch does not see the device."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        found = f"found {name!r}, and torch sees {torch.cuda.device_count()} GPUs"
+        raise Mistakes([Mistake("train.device", found, "valid: auto, cpu or a GPU that is there", "devices")])
+    return device
+
+
+def check_model(settings: Experiment, n_classes: int) -> list[Mistake]:
+    """What would stop the first training step, told before any work: builds the model and tries a forward pass."""
+    mistakes: list[Mistake] = []
+    try:
+        pick_device(settings.train.device)
+    except Mistakes as error:
+        mistakes += error.mistakes
+    model = settings.model
+    if not timm.is_model(model.name):
         valid = "valid: a model of timm (python -c 'import timm; print(timm.list_models())')"
-        found = f"found {settings.name!r}{nearest(settings.name, timm.list_models())}"
-        return [Mistake("model.name", found, valid, "models")]
-    if settings.pretrained and not timm.is_model_pretrained(settings.name):
+        found = f"found {model.name!r}{nearest(model.name, timm.list_models())}"
+        return [*mistakes, Mistake("model.name", found, valid, "models")]
+    if model.pretrained and not timm.is_model_pretrained(model.name):
         valid = "valid: model.pretrained=false, or a model that has them"
-        return [Mistake("model.pretrained", f"timm has no pretrained weights for {settings.name!r}", valid, "models")]
-    return []
+        mistakes.append(
+            Mistake("model.pretrained", f"timm has no pretrained weights for {model.name!r}", valid, "models")
+        )
+    spec = preprocessing(settings.images, model)
+    n_rows = min(settings.train.batch_size, 2)  # one row alone is what BatchNorm may fail on
+    try:
+        bare = build_model(model.model_copy(update={"pretrained": False}), max(n_classes, 2), spec.mode)
+        with torch.no_grad():
+            bare.train()(torch.zeros(n_rows, len(spec.mean), spec.px, spec.px))
+    except Exception as error:  # architectures fail in ways of their own; each is a setting that does not fit
+        reason = str(error).splitlines()[0][:200] if str(error) else "no message"
+        found = f"{model.name!r} cannot be trained so: {type(error).__name__}: {reason}"
+        valid = (
+            "valid: other images.px, model.drop_path_rate or train.batch_size (BatchNorm needs more than 1), or model"
+        )
+        mistakes.append(Mistake("model", found, valid, "models"))
+    return mistakes
 
 
 def preprocessing(images: Images, model: Model) -> Preprocessing:
@@ -75,15 +107,22 @@ def preprocessing(images: Images, model: Model) -> Preprocessing:
 
 def build_model(settings: Model, n_classes: int, mode: str) -> torch.nn.Module:
     """timm's model with a fresh head of `n_classes` logits. A download happens only with `model.pretrained: true`."""
+    # `extra` only where it is asked for, because not every architecture takes it
     extra: dict[str, Any] = {"drop_path_rate": settings.drop_path_rate} if settings.drop_path_rate else {}
-    return timm.create_model(  # `extra` only where it is asked for, because not every architecture takes it
-        settings.name,
-        pretrained=settings.pretrained,
-        num_classes=n_classes,
-        in_chans={"RGB": 3, "L": 1}[mode],
-        drop_rate=settings.drop_rate,
-        **extra,
-    )
+    try:
+        return timm.create_model(
+            settings.name,
+            pretrained=settings.pretrained,
+            num_classes=n_classes,
+            in_chans={"RGB": 3, "L": 1}[mode],
+            drop_rate=settings.drop_rate,
+            **extra,
+        )
+    except Exception as error:
+        if not settings.pretrained:
+            raise
+        message = f"the pretrained weights of {settings.name} cannot be had ({type(error).__name__})"
+        raise Stopped(f"{message}; set model.pretrained=false, or run once with a network") from error
 
 
 def save_checkpoint(path: Path, model: torch.nn.Module, info: CheckpointInfo) -> None:

@@ -47,6 +47,11 @@ def write(folder: Path, receipt: Receipt) -> None:
         temporary.write_text(json.dumps(asdict(receipt), indent=1))
 
 
+def remove(folder: Path, verb: str) -> None:
+    """The stage counts as unfinished from here on."""
+    (folder / f"{verb}.json").unlink(missing_ok=True)
+
+
 def changes(receipt: Receipt | None, inputs: dict[str, Any], folder: Path, fetchable: bool = True) -> list[str]:
     """Why the stage must run again; empty: it need not. fetchable: a file that MLflow holds may be absent here."""
     if receipt is None:

@@ -106,13 +106,16 @@ def train(work: Work) -> Receipt:
         return done
     work.check()
     started = time.perf_counter()
-    from pipeline.crossval import cross_validate, pick_device
+    from pipeline.crossval import cross_validate
     from pipeline.folds import read_folds
+    from pipeline.model import pick_device
     from pipeline.progress import TrainingProgress
 
     folder = work.folder / f"train-{fingerprint(inputs)[:12]}"
-    if work.force and work.target == "train" and receipts.read(work.folder, "train"):
-        shutil.rmtree(folder, ignore_errors=True)  # the finished one; an unfinished one is gone on with
+    finished = receipts.read(work.folder, "train")
+    if work.force and work.target == "train" and finished and finished.fingerprint == fingerprint(inputs):
+        shutil.rmtree(folder, ignore_errors=True)
+        receipts.remove(work.folder, "train")  # a kill from here on leaves unfinished work, which is gone on with
     folder.mkdir(parents=True, exist_ok=True)
     table = read_folds(work.resolve(fold_receipt, "folds.csv"))
     data = _training_data(work)
@@ -130,7 +133,7 @@ def train(work: Work) -> Receipt:
         runs["cv"] = run_id
         work.tracker.params(run_id, settings.flat())
         with TrainingProgress(k, epochs, competition.metric) as progress:
-            log_epoch = _epoch_logger(work, runs, runs_file, tags)
+            log_epoch = _epoch_logger(work, runs, runs_file, {**work.tags("fold", inputs), **tags})
 
             def on_epoch(record: EpochRecord) -> None:
                 log_epoch(record)
@@ -162,8 +165,8 @@ def submit(work: Work) -> Receipt:
     work.check()
     started = time.perf_counter()
     from pipeline import submit as room
-    from pipeline.crossval import pick_device, refuse_others
-    from pipeline.model import checkpoint_info
+    from pipeline.crossval import refuse_others
+    from pipeline.model import checkpoint_info, pick_device
 
     checkpoints = [work.resolve(trained, name) for name in models]
     identity = _identity(trained.fingerprint, trained.inputs)
@@ -232,7 +235,7 @@ def summary(work: Work) -> str:
     trained = receipts.read(work.folder, "train")
     assert trained is not None, "submit comes after train"
     oof = trained.figures
-    experiment = "" if work.name == "digits" else f" EXP=experiments/{work.name}.yaml"
+    experiment = "" if work.experiment == "experiments/digits.yaml" else f" EXP={work.experiment}"
     rows = {
         f"cross-validated {work.competition.metric}": (
             f"{oof['score']:.4f}  (95 % interval {oof['low']:.4f} to {oof['high']:.4f})"
@@ -281,7 +284,7 @@ def _epoch_logger(
     def on_epoch(record: EpochRecord) -> None:
         key = f"fold-{record.fold}"
         if key not in runs:
-            runs[key] = work.tracker.start(key, {**tags, "stage": "fold", "fold": str(record.fold)}, parent=runs["cv"])
+            runs[key] = work.tracker.start(key, {**tags, "fold": str(record.fold)}, parent=runs["cv"])
             work.tracker.params(runs[key], work.settings.flat("model", "train"))
             work.tracker.settings(runs[key], work.settings.model_dump(mode="json"))
             with atomic(runs_file) as temporary:

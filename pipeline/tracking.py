@@ -18,6 +18,9 @@ from typing import Any
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # nothing leaves this machine unasked; read when mlflow is imported
 os.environ["DO_NOT_TRACK"] = "true"
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "1")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own 7 back off for minutes, in silence
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
@@ -39,6 +42,7 @@ class Tracker:
         self.uri = os.environ.get("MLFLOW_TRACKING_URI", "") or LOCAL_STORE
         self._experiment = experiment
         self._client: Any = None
+        self._open: list[str] = []
         self.experiment_id = ""
         self._survive(self._connect)
 
@@ -57,6 +61,12 @@ class Tracker:
     def _find_or_create(self, artifact_location: str | None) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
         if found:
+            if found.lifecycle_stage != "active":  # deleted in the UI: its name is taken all the same
+                self._client.restore_experiment(found.experiment_id)
+                print(
+                    f"MLflow experiment {self._experiment} was deleted; it is restored to take new runs",
+                    file=sys.stderr,
+                )
             return found.experiment_id
         return self._client.create_experiment(self._experiment, artifact_location)
 
@@ -70,7 +80,13 @@ class Tracker:
             all_tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
             return self._client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id
 
-        return self._survive(call) or ""
+        run_id = self._survive(call) or ""
+        self._open += [run_id] if run_id else []
+        return run_id
+
+    def open_runs(self) -> list[str]:
+        """Started here and not ended yet, the youngest first."""
+        return self._open[::-1]
 
     def exists(self, run_id: str) -> bool:
         """Whether the store holds the run; it may have been deleted or exchanged since the run was noted."""
@@ -112,6 +128,8 @@ class Tracker:
 
     def end(self, run_id: str, status: str = "FINISHED") -> None:
         """status: FINISHED, FAILED or KILLED."""
+        if run_id in self._open:
+            self._open.remove(run_id)
         self._survive(lambda: self._client.set_terminated(run_id, status), run_id)
 
     def _survive(self, call: Callable[[], Any], run_id: str = "no run yet") -> Any:

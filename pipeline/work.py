@@ -40,8 +40,9 @@ TRAINS = ("train", "submit", "score")  # verbs that may come to train a model
 class Work:
     """target: the verb that the user asked for. force: make its result again, whatever the receipt says."""
 
-    def __init__(self, settings: Experiment, name: str, target: str, force: bool = False):
+    def __init__(self, settings: Experiment, name: str, target: str, force: bool = False, experiment: str = ""):
         self.settings = settings
+        self.experiment = experiment  # the YAML file, as the user named it
         self.name = name
         self.target = target
         self.force = force
@@ -104,7 +105,7 @@ class Work:
         if self.target in TRAINS:
             from pipeline.model import check_model
 
-            mistakes += check_model(self.settings.model)
+            mistakes += check_model(self.settings, len(self.competition.classes))
         if mistakes:
             raise Mistakes(mistakes)
         self._checked = True
@@ -172,6 +173,16 @@ class Work:
             raise Mistakes([Mistake(shown(path), found, remedy, "foreign artifacts")])
         return path
 
+    def tags(self, stage: str, inputs: dict[str, Any]) -> dict[str, str]:
+        """What every run is tagged with. fingerprint: of what it depended on; resolved_settings: of all settings."""
+        return {
+            "stage": stage,
+            "fingerprint": fingerprint(inputs),
+            "resolved_settings": self.settings.fingerprint,
+            "experiment_file": self.name,
+            "code_version": receipts.code_version(),
+        }
+
     @contextmanager
     def run(
         self, stage: str, name: str, inputs: dict[str, Any], tags: dict[str, str], resume: str = ""
@@ -180,20 +191,13 @@ class Work:
 
         resume: the run of an earlier command that was killed in this block.
         """
-        all_tags = {
-            "stage": stage,
-            "fingerprint": fingerprint(inputs),
-            "resolved_settings": self.settings.fingerprint,
-            "experiment_file": self.name,
-            "code_version": receipts.code_version(),
-            **tags,
-        }
-        run_id = self.tracker.start(name, all_tags, resume=resume)
+        run_id = self.tracker.start(name, {**self.tags(stage, inputs), **tags}, resume=resume)
         self.tracker.settings(run_id, self.settings.model_dump(mode="json"))
         try:
             yield run_id
         except BaseException as error:  # Ctrl-C and SIGTERM too; it goes on upwards
-            self.tracker.end(run_id, "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
+            for open_run in self.tracker.open_runs():  # this one and its children
+                self.tracker.end(open_run, "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
             raise
         self.tracker.end(run_id)
 

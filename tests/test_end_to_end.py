@@ -179,6 +179,33 @@ def test_a_killed_training_goes_on_and_ends_in_the_same_bytes_without_a_tracker(
     assert not list(work.glob("train-*/*.state"))  # nothing that is unpickled stays behind
 
 
+def test_a_forced_training_that_is_interrupted_goes_on_where_it_stopped_and_leaves_no_run_open(finished, monkeypatch):
+    import pipeline.crossval as room
+
+    finished.main("train", EXPERIMENT, "train.epochs=2")
+    original = room.train_fold
+
+    def interrupted(data, train_rows, valid_rows, fold, *rest):
+        if fold == 1:
+            *others, on_epoch = rest
+
+            def stop(record):
+                on_epoch(record)
+                raise KeyboardInterrupt
+
+            rest = (*others, stop)
+        return original(data, train_rows, valid_rows, fold, *rest)
+
+    monkeypatch.setattr(room, "train_fold", interrupted)
+    finished.main("train", EXPERIMENT, "--force", "train.epochs=2", expect=130)
+    statuses = [status for (status,) in query(finished, "select status from runs order by start_time")]
+    assert statuses.count("RUNNING") == 0 and statuses.count("KILLED") == 2  # the parent and its second fold
+    monkeypatch.setattr(room, "train_fold", original)
+    output, _ = finished.main("train", EXPERIMENT, "--force", "train.epochs=2")
+    assert "fold 1/2" not in output and "fold 2/2" in output
+    assert {status for (status,) in query(finished, "select status from runs")} == {"FINISHED"}
+
+
 def results(work: Path) -> dict[str, bytes]:
     """What must be equal to the byte: weights, out-of-fold table, submission."""
     names = ("*.safetensors", "oof.parquet")

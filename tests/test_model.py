@@ -7,8 +7,8 @@ import safetensors.torch
 import timm
 import torch
 
-from pipeline.config.mistakes import Mistakes
-from pipeline.config.settings import Images, Model, Preprocessing
+from pipeline.config.mistakes import Mistakes, Stopped
+from pipeline.config.settings import Experiment, Images, Model, Preprocessing
 from pipeline.model import (
     CheckpointInfo,
     build_model,
@@ -85,8 +85,34 @@ def test_preprocessing_is_the_models_own_where_settings_say_so():
 
 
 def test_an_unknown_architecture_is_told_with_the_nearest():
-    [mistake] = check_model(Model(name="resnet81"))
+    [mistake] = check_model(settings(name="resnet81"), 2)
     assert "model.name" in str(mistake) and "did you mean 'resnet" in str(mistake)
-    assert check_model(Model(name="resnet18")) == []
-    [mistake] = check_model(Model(name="test_resnet.x", pretrained=True))
-    assert "model.name" in str(mistake) or "model.pretrained" in str(mistake)
+    assert check_model(settings(name="test_resnet"), 2) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "part"),
+    [
+        ({"name": "test_resnet"}, {"batch_size": 1}, "more than 1 value per channel"),
+        ({"name": "vit_tiny_patch16_224"}, {}, "height"),
+        ({"name": "vgg11", "drop_path_rate": 0.1}, {}, "drop_path_rate"),
+        ({"name": "test_resnet"}, {"device": "cuda:99"}, "cuda:99"),
+    ],
+)
+def test_what_would_stop_the_first_step_is_told_before_any_work(model, train, part):
+    [mistake] = check_model(settings(train, **model), 10)
+    assert part in str(mistake)
+
+
+def test_weights_that_cannot_be_downloaded_stop_with_what_to_do(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr("pipeline.model.timm.create_model", offline)
+    with pytest.raises(Stopped, match=r"model\.pretrained=false"):
+        build_model(Model(name="resnet18", pretrained=True), 2, "RGB")
+
+
+def settings(train=None, **model) -> Experiment:
+    sections = {"images": {"mode": "L", "px": 32}, "model": model, "train": train or {}}
+    return Experiment.model_validate({"competition": {"source": "digits"}, **sections})

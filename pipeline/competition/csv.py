@@ -283,7 +283,7 @@ def _written(name: str, whole: bool) -> str:
         return ""
     if not whole:
         return str(value)
-    return name if name.lstrip("+-").isdecimal() else str(int(value)) if value.is_integer() else ""
+    return name if name.lstrip("+-").isdecimal() else str(int(value)) if value == int(value) else ""
 
 
 def _number(text: str) -> float | None:
