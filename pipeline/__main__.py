@@ -36,6 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=5000, help="of `ui` (default 5000)")
     args = parser.parse_intermixed_args(argv)  # --force and --port may stand anywhere
 
+    if not 0 < args.port < 65536:
+        parser.error(f"--port {args.port}: valid are 1 to 65535")
+
     from pipeline.config.load import load
     from pipeline.config.mistakes import Mistakes, Stopped
 

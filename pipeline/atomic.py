@@ -15,8 +15,11 @@ def atomic(path: Path) -> Generator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # what the user's umask gives; some writers (safetensors) make files private
     try:
         yield temporary
+        temporary.chmod(mode)
         _fsync(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)

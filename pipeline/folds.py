@@ -24,6 +24,8 @@ def check_folds(competition: Competition, settings: Folds) -> list[Mistake]:
     """Classes too small to stand in each fold's validation part."""
     units: dict[str, set[str]] = {}
     for row in competition.train_rows:
+        if row["label"] not in competition.classes:
+            continue  # a mistake of its own
         units.setdefault(row["label"], set()).add(row["group"] if competition.has_groups else row["image_id"])
     small = {label: len(members) for label, members in units.items() if len(members) < settings.k}
     if not small:

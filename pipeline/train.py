@@ -7,7 +7,9 @@ bits; that works because nothing random in here has a memory: batch order, augme
 (seed, fold, epoch, image).
 """
 
+import pickle
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -211,7 +213,11 @@ def restore(
     """Loads a killed run's state in place and returns the epochs it had finished; none where there is no state."""
     if not path.is_file():
         return []
-    state = torch.load(path, map_location=device, weights_only=True)
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:  # cut off by a full disk or by hand
+        warnings.warn(f"{path} is unreadable ({type(error).__name__}): this fold starts anew", stacklevel=2)
+        return []
     for name, value in identity.items():
         if (found := state["identity"].get(name)) != value:
             message = f"was trained with other {name} ({found}, not {value})"

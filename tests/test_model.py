@@ -40,6 +40,8 @@ def test_a_checkpoint_gives_back_the_model_and_what_it_was(tmp_path):
     x = torch.randn(2, 1, 32, 32)
     assert torch.equal(model.eval()(x), again(x))
     assert [path.name for path in tmp_path.iterdir()] == ["fold-3.safetensors"]
+    (tmp_path / "any").touch()
+    assert (tmp_path / "fold-3.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode  # the team can read it
 
 
 def test_a_failure_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):

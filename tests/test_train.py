@@ -205,6 +205,17 @@ def test_a_run_that_was_killed_after_any_epoch_ends_in_the_same_bits(tmp_path, t
         assert [(r.epoch, r.train_loss, r.score) for r in again] == [(r.epoch, r.train_loss, r.score) for r in history]
 
 
+def test_a_state_that_is_cut_off_starts_the_fold_anew_with_a_warning(tmp_path, tiny):
+    training, config = data(16), settings(epochs=2, batch_size=8)
+    whole, _ = fit(config, training, tmp_path)
+    state = tmp_path / "state"
+    for damaged in (state.read_bytes()[:1000], b""):
+        state.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="unreadable.*starts anew"):
+            again, history = fit(config, training, tmp_path)
+        assert len(history) == 2 and torch.equal(weights(again), weights(whole))
+
+
 @pytest.mark.parametrize("name", ["settings", "folds", "images"])
 def test_a_state_of_another_training_is_refused_by_name(tmp_path, tiny, name):
     training, config = data(16), settings(epochs=1, batch_size=8)

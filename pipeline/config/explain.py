@@ -42,6 +42,9 @@ def _explain(error: Any, origins: Origins, path: Path) -> Mistake:
     elif kind == "union_tag_not_found":
         found = f"no {context['discriminator']}"
         valid = "it says which kind this section is"
+    elif kind == "model_type" and (sections := _section(dotted)):
+        found = f"found {error['input']!r}"
+        valid = f"valid: a section with {', '.join(dict.fromkeys(key for m in sections for key in m.model_fields))}"
     elif kind == "value_error":
         found = str(context["error"])
         valid = "change one of them"
@@ -51,6 +54,15 @@ def _explain(error: Any, origins: Origins, path: Path) -> Mistake:
         found = f"found {error['input']!r}{hint}"
         valid = "valid: " + error["msg"].removeprefix("Input should be ")
     return Mistake(where, found, valid, f"wrong values ({dotted})")
+
+
+def _section(dotted: str) -> list[type[BaseModel]]:
+    """The settings classes that may stand at a path."""
+    models: list[type[BaseModel]] = [Experiment]
+    for key in dotted.split("."):
+        fields = [m.model_fields[key] for m in models if key in m.model_fields]
+        models = [found for field in fields for found in section_classes(field.annotation)]
+    return models
 
 
 def _alternatives_joined(mistakes: list[Mistake]) -> list[Mistake]:
@@ -68,6 +80,9 @@ def _alternatives_joined(mistakes: list[Mistake]) -> list[Mistake]:
 
 
 def _origin(dotted: str, origins: Origins) -> str | None:
+    inside = [place for key, place in origins.items() if key.startswith(f"{dotted}.")]
+    if dotted not in origins and inside:
+        return inside[0]  # a section that only an override of one of its keys has made
     while dotted:
         if dotted in origins:
             return origins[dotted]

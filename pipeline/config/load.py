@@ -74,18 +74,20 @@ def _read_yaml(path: Path, mistakes: list[Mistake]) -> tuple[dict, Origins]:
     if not path.is_file():
         there = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         valid = f"an experiment's YAML file{nearest(path.name, there)}; in that folder: {', '.join(there) or 'none'}"
-        mistakes.append(Mistake(name, "there is no such file", valid, "files"))
+        found = "is a folder" if path.is_dir() else "there is no such file"
+        mistakes.append(Mistake(name, found, valid, "files"))
         return {}, {}
     origins: Origins = {}
-    loader = _Loader(path.read_text(encoding="utf-8", errors="replace"))
+    loader = None
     try:
+        loader = _Loader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         if node is None:
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
             raise yaml.MarkedYAMLError(problem="the file must be a mapping", problem_mark=node.start_mark)
         return _mapping(loader, node, "", name, origins, mistakes), origins
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: not UTF-8 either
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = getattr(error, "problem", None) or str(error)
@@ -94,7 +96,8 @@ def _read_yaml(path: Path, mistakes: list[Mistake]) -> tuple[dict, Origins]:
         )
         return {}, {}
     finally:
-        loader.dispose()
+        if loader:
+            loader.dispose()
 
 
 def _mapping(
@@ -171,6 +174,15 @@ def _override(data: dict, origins: Origins, text: str, mistakes: list[Mistake]) 
             Mistake(f"SET {text!r}", f"the value {raw!r} is not YAML", "valid: e.g. train.lr=1e-3", "overrides")
         )
         return
+    section: Any = data
+    for depth, part in enumerate(parts[:-1], start=1):
+        section = section.get(part, {})
+        if not isinstance(section, dict):
+            found = f"{'.'.join(parts[:depth])} is {section!r}, no section"
+            mistakes.append(
+                Mistake(f"SET {text!r}", found, "valid: a section's keys, or the section's own value", "overrides")
+            )
+            return
     for part in reversed(parts):
         value = {part: value}
     merged = _merge(data, value)

@@ -66,6 +66,16 @@ class Images(Settings):
     mean: Channels | Literal["model"] = "model"  # per channel, on pixels in 0..1
     std: Channels | Literal["model"] = "model"
 
+    @model_validator(mode="after")
+    def _a_value_per_channel(self) -> "Images":
+        n = len(self.mode)  # RGB: 3, L: 1
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values != "model" and len(values) != n:
+                raise ValueError(f"images.{name} has {len(values)} values and images.mode={self.mode} has {n} channels")
+        if self.std != "model" and min(self.std) <= 0:
+            raise ValueError(f"images.std={list(self.std)} must be above 0")
+        return self
+
 
 class Preprocessing(Settings):
     """`Images` with every `model` resolved: it travels in the checkpoint, and inference reads it from there alone."""

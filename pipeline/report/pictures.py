@@ -15,7 +15,14 @@ import numpy as np
 
 BLUE, GREY = "#2f6db5", "#5f6b7a"
 plt.rcParams.update(
-    {"font.size": 11, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY, "figure.dpi": 110}
+    {
+        "font.size": 11,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": GREY,
+        "figure.dpi": 110,
+        "text.parse_math": False,
+    }
 )
 
 

@@ -140,3 +140,31 @@ def test_resolved_settings_survive_a_round_trip_through_yaml(written):
     settings, _ = load(ROOT / "experiments" / "digits.yaml")
     again, _ = load(written(yaml.safe_dump(settings.model_dump(mode="json"))))
     assert again == settings
+
+
+def test_a_section_that_was_set_to_a_value_does_not_swallow_what_follows(written):
+    lines = mistakes_of(written(GOOD), "train=5", "train.lr=0.1", "compettion.x=1")
+    assert any("train.lr=0.1" in line and "train is 5" in line for line in lines)
+    assert any(line.startswith("train (SET): found 5; valid: a section with epochs") for line in lines)
+    assert any(line.startswith("compettion (SET): unknown key, did you mean 'competition'?") for line in lines)
+
+
+def test_a_loss_given_as_a_word_names_the_sections_keys(written):
+    [line] = mistakes_of(written(GOOD), "train.loss=focal")
+    assert "found 'focal'" in line and "name, label_smoothing" in line
+
+
+@pytest.mark.parametrize("content", ["competition: x".encode("utf-16"), b"a: &a {b: *a}\n", b"\x00"])
+def test_files_that_are_no_yaml_text_are_told(tmp_path, content):
+    (tmp_path / "odd.yaml").write_bytes(content)
+    assert any("odd.yaml" in line for line in mistakes_of(tmp_path / "odd.yaml"))
+
+
+def test_a_folder_in_place_of_a_file_is_told(tmp_path):
+    assert any("is a folder" in line for line in mistakes_of(tmp_path))
+
+
+@pytest.mark.parametrize("images", ["{mode: L, mean: [0.5, 0.4]}", "{std: [0.1]}", "{std: [0.1, 0.0, 0.1]}"])
+def test_mean_and_std_fit_the_channels(written, images):
+    [line] = mistakes_of(written(GOOD + f"images: {images}\n"))
+    assert "images.mean" in line or "images.std" in line
