@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for this call, e.g. train.lr=1e-3")
     parser.add_argument("--force", action="store_true", help="make the verb's result again, whatever its receipt says")
+    fix = "write a table that leaves out training rows which cannot be used; edits no file of yours"
+    parser.add_argument("--fix", action="store_true", help=fix)
     parser.add_argument("--port", type=int, default=5000, help="of `ui` (default 5000)")
     args = parser.parse_intermixed_args(argv)  # --force and --port may stand anywhere
 
@@ -44,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # as exceptions, so that runs and servers are closed on the way out
         signal.signal(number, lambda number, _: sys.exit(128 + number))
+    settings, name = None, ""
     try:
         settings, name = load(args.experiment, args.overrides)
         if args.verb == "ui":
@@ -53,6 +56,10 @@ def main(argv: list[str] | None = None) -> int:
         return _run_stage(args, settings, name)
     except Mistakes as error:
         print(error, file=sys.stderr)
+        if args.fix and settings:
+            from pipeline.fixes import write_fixes
+
+            print(write_fixes(error.mistakes, settings.competition, name), file=sys.stderr)
         return 2
     except Stopped as error:
         print(f"stopped: {error}", file=sys.stderr)
@@ -63,8 +70,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int:
-    from pipeline import stages
     from pipeline.config.settings import RUNS
+    from pipeline.stages import data, submission, training
+    from pipeline.work import Work
 
     RUNS.mkdir(exist_ok=True)
     with (RUNS / f".{name}.lock").open("w") as lock:
@@ -73,10 +81,11 @@ def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int
         except OSError:
             print(f"another command is at work on {name}: wait for it, or end it", file=sys.stderr)
             return 2
-        work = stages.Work(settings, name, args.verb, args.force, args.experiment)
-        getattr(stages, args.verb)(work)
+        work = Work(settings, name, args.verb, args.force, args.experiment)
+        stages = {"eda": data.eda, "folds": data.folds, "train": training.train, "submit": submission.submit}
+        (stages | {"score": submission.score})[args.verb](work)
     if args.verb == "submit":
-        print(stages.summary(work))
+        print(submission.summary(work))
     return 0
 
 

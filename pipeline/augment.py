@@ -12,7 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from pipeline.config.settings import Augment, Preprocessing
+from pipeline.config.data import Preprocessing
+from pipeline.config.settings import Augment
 
 N_DRAWS = 5  # angle, scale, shift in x, shift in y, flip
 PADDING = {"black": "zeros", "edge": "border", "mirror": "reflection"}

@@ -1,8 +1,9 @@
 """k folds, trained one after another, to one out-of-fold table and its score.
 
-In: all training rows and the folds table. Out: `fold-K.safetensors` for each fold, `oof.parquet` (`image_id, fold,
-target, p_0 ... p_{C-1}`, rows in the order of the table at that time: join by id), `history.json`, and the scores. A
-fold whose checkpoint is there and carries the same hashes is not trained again.
+In: all training rows and the folds table. Out: `fold-K.safetensors` for each model (K counts on over repeats),
+`oof.parquet` (`image_id, fold, target, p_0 ... p_{C-1}`, rows in the order of the table at that time: join by id; with
+repeats the mean over them, with a hold-out its rows alone), `history.json`, and the scores. A fold whose checkpoint is
+there and carries the same hashes is not trained again.
 """
 
 import json
@@ -18,6 +19,7 @@ import torch
 from pipeline.atomic import atomic
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.config.settings import Experiment
+from pipeline.folds.split import splits
 from pipeline.metrics import Interval, bootstrap_interval, score
 from pipeline.model import CheckpointInfo, checkpoint_info, load_checkpoint, pick_device, save_checkpoint
 from pipeline.predict import predict_probs
@@ -50,19 +52,19 @@ def cross_validate(
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = pick_device(settings.train.device)
-    fold_of = dict(zip(folds["image_id"], folds["fold"], strict=True))
-    fold_of_row = np.array([fold_of[image_id] for image_id in data.image_ids])
-    probs = np.full((len(data.targets), len(data.classes)), np.nan, np.float32)
+    probs = np.zeros((len(data.targets), len(data.classes)), np.float32)
+    n_times = np.zeros(len(data.targets), int)  # how often each row was validated: once a repeat, never in a hold-out
+    fold_of_row = np.zeros(len(data.targets), int)
     targets = data.targets.numpy()
     histories: dict[int, list[dict]] = {}
     fold_scores = []
     checkpoints = []
-    for fold in range(settings.folds.k):
-        valid_rows = np.flatnonzero(fold_of_row == fold)
+    for split in splits(folds):
+        fold = split.number
+        train_rows, valid_rows = split.sides(folds, data.image_ids)
         path = folder / f"fold-{fold}.safetensors"
         history_path = folder / f"fold-{fold}.json"
         if not path.is_file():
-            train_rows = np.flatnonzero(fold_of_row != fold)
             state = folder / f"fold-{fold}.state"
             model, history = train_fold(data, train_rows, valid_rows, fold, settings, device, state, identity, on_epoch)
             with atomic(history_path) as temporary:
@@ -81,19 +83,25 @@ def cross_validate(
         refuse_others(path, checkpoint_info(path), identity, fold)
         # From the file, not from memory: out-of-fold and test then come out of the very same weights.
         model, info = load_checkpoint(path, device)
-        probs[valid_rows] = predict_probs(model, data.images[valid_rows], info.preprocessing, device)
+        of_fold = predict_probs(model, data.images[valid_rows], info.preprocessing, device)
+        probs[valid_rows] += of_fold
+        n_times[valid_rows] += 1
+        fold_of_row[valid_rows] = np.where(split.repeat == 0, split.fold, fold_of_row[valid_rows])
         histories[fold] = json.loads(history_path.read_text())
-        fold_scores.append(score(data.metric, targets[valid_rows], probs[valid_rows]))
+        fold_scores.append(score(data.metric, targets[valid_rows], of_fold))
         checkpoints.append(path)
 
-    oof = pd.DataFrame({"image_id": data.image_ids, "fold": fold_of_row, "target": targets})
+    held = np.flatnonzero(n_times)
+    probs, targets = probs[held] / n_times[held, None], targets[held]  # with repeats the mean of as many models
+    ids = data.image_ids[held]
+    oof = pd.DataFrame({"image_id": ids, "fold": fold_of_row[held], "target": targets})
     oof = pd.concat([oof, pd.DataFrame(probs, columns=[f"p_{c}" for c in range(probs.shape[1])])], axis=1)
     with atomic(folder / "oof.parquet") as temporary:
         oof.to_parquet(temporary, index=False)
     with atomic(folder / "history.json") as temporary:
         temporary.write_text(json.dumps([record for fold in histories.values() for record in fold], indent=1))
     group_of = dict(zip(folds["image_id"], folds["group"], strict=True))
-    groups = np.array([group_of[image_id] for image_id in data.image_ids])
+    groups = np.array([group_of[image_id] for image_id in ids])
     return CrossValidation(
         oof=oof,
         score=score(data.metric, targets, probs),

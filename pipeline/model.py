@@ -5,10 +5,13 @@ inference needs: architecture, classes, preprocessing, and the hashes of the set
 """
 
 import json
+import urllib.error
+import urllib.request
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import huggingface_hub
 import safetensors
 import safetensors.torch
 import timm
@@ -16,10 +19,12 @@ import torch
 from timm.data import resolve_data_config
 
 from pipeline.atomic import atomic
+from pipeline.config.data import Images, Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped, nearest
-from pipeline.config.settings import Experiment, Images, Model, Preprocessing
+from pipeline.config.settings import ROOT, Experiment, Model
 
 FORMAT = "podium checkpoint 1"
+PATIENCE_S = 5  # for the host of pretrained weights
 INTERPOLATIONS = get_args(Preprocessing.model_fields["interpolation"].annotation)
 
 
@@ -59,15 +64,15 @@ def check_model(settings: Experiment, n_classes: int) -> list[Mistake]:
         valid = "valid: a model of timm (python -c 'import timm; print(timm.list_models())')"
         found = f"found {model.name!r}{nearest(model.name, timm.list_models())}"
         return [*mistakes, Mistake("model.name", found, valid, "models")]
-    if model.pretrained and not timm.is_model_pretrained(model.name):
-        valid = "valid: model.pretrained=false, or a model that has them"
-        mistakes.append(
-            Mistake("model.pretrained", f"timm has no pretrained weights for {model.name!r}", valid, "models")
-        )
     spec = preprocessing(settings.images, model)
+    if model.weights != "none":
+        mistakes += check_weights(model, max(n_classes, 2), spec.mode)
+    elif model.pretrained:
+        mistakes += check_pretrained(model.name)
     n_rows = min(settings.train.batch_size, 2)  # one row alone is what BatchNorm may fail on
     try:
-        bare = build_model(model.model_copy(update={"pretrained": False}), max(n_classes, 2), spec.mode)
+        untrained = model.model_copy(update={"pretrained": False, "weights": "none"})
+        bare = build_model(untrained, max(n_classes, 2), spec.mode)
         with torch.no_grad():
             bare.train()(torch.zeros(n_rows, len(spec.mean), spec.px, spec.px))
     except Exception as error:  # architectures fail in ways of their own; each is a setting that does not fit
@@ -80,12 +85,78 @@ def check_model(settings: Experiment, n_classes: int) -> list[Mistake]:
     return mistakes
 
 
+def check_weights(model: Model, n_classes: int, mode: str) -> list[Mistake]:
+    """A weights file that is not there, is of a kind that can run code when opened, or does not fit the model."""
+    path = ROOT / model.weights
+    valid = f"valid: a .safetensors file of pretrained weights for {model.name}, from the repository's root"
+    if not path.is_file():
+        there = [p.name for p in path.parent.glob("*.safetensors")] if path.parent.is_dir() else []
+        found = f"there is no file {model.weights!r}{nearest(path.name, there)}"
+        return [Mistake("model.weights", found, valid, "weights")]
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            in_file = set(file.keys())
+        bare = build_model(model.model_copy(update={"pretrained": False, "weights": "none"}), n_classes, mode)
+        absent = [name for name in bare.state_dict() if name not in in_file and "num_batches_tracked" not in name]
+        head = {f"{name}." for name in _heads(bare)}
+        absent = [name for name in absent if not name.startswith(tuple(head))]
+        if absent:
+            found = f"{model.weights!r} lacks {len(absent):,} of the model's tensors, e.g. {absent[0]}"
+            return [Mistake("model.weights", found, valid, "weights")]
+        build_model(model, n_classes, mode)
+    except Exception as error:  # safetensors, torch and timm each refuse a file in ways of their own
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        return [Mistake("model.weights", f"{model.weights!r} does not fit: {reason}", valid, "weights")]
+    return []
+
+
+def check_pretrained(name: str) -> list[Mistake]:
+    """Weights that timm does not have, or that can neither be found on this machine nor be downloaded now.
+
+    The hub's own client retries for most of a minute before it says so; one question with a time limit does.
+    """
+    remedy = "valid: a network, model.weights=FILE (safetensors), or model.pretrained=false"
+    if not timm.is_model_pretrained(name):
+        found = f"timm has no pretrained weights for {name!r}"
+        return [Mistake("model.pretrained", found, "valid: model.pretrained=false, or a model that has them", "models")]
+    config = _pretrained_cfg(name)
+    repository, url, named = config.get("hf_hub_id"), config.get("url"), config.get("hf_hub_filename")
+    if repository:
+        names = [named] if named else ["model.safetensors", "pytorch_model.bin"]
+        if any(isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str) for file in names):
+            return []
+        if huggingface_hub.constants.HF_HUB_OFFLINE:
+            found = f"the weights of {name!r} are not on this machine, and HF_HUB_OFFLINE forbids a download"
+            return [Mistake("model.pretrained", found, remedy, "weights")]
+        url = huggingface_hub.constants.ENDPOINT
+    elif url and (Path(torch.hub.get_dir()) / "checkpoints" / str(url).rpartition("/")[2]).is_file():
+        return []
+    try:
+        request = urllib.request.Request(str(url), method="HEAD")  # noqa: S310 - an address of timm's, not a user's
+        urllib.request.urlopen(request, timeout=PATIENCE_S).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        return []  # whoever answers is there
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        found = f"the weights of {name!r} are not on this machine, and their host cannot be reached ({reason})"
+        return [Mistake("model.pretrained", found, remedy, "weights")]
+    return []
+
+
+def _heads(model: torch.nn.Module) -> tuple[str, ...]:
+    """Names of the layers that depend on the number of classes."""
+    named = getattr(model, "default_cfg", {}).get("classifier", ())
+    return (named,) if isinstance(named, str) else tuple(named or ())
+
+
 def preprocessing(images: Images, model: Model) -> Preprocessing:
     """`images` with each `model` replaced by what timm's data configuration says for the architecture.
 
     ImageNet's usual mean and std on a network that was trained with another pair loses points without a word.
     """
-    config: dict[str, Any] = resolve_data_config(pretrained_cfg=_pretrained_cfg(model.name))
+    config: dict[str, Any] = resolve_data_config(
+        pretrained_cfg=_pretrained_cfg(model.name) or {"input_size": (3, 224, 224)}
+    )
     channels = {"RGB": 3, "L": 1}[images.mode]
 
     def per_channel(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -106,20 +177,25 @@ def preprocessing(images: Images, model: Model) -> Preprocessing:
 
 
 def build_model(settings: Model, n_classes: int, mode: str) -> torch.nn.Module:
-    """timm's model with a fresh head of `n_classes` logits. A download happens only with `model.pretrained: true`."""
+    """timm's model with a fresh head of `n_classes` logits, the rest from `weights`, the hub or a random draw.
+
+    A download happens only with `model.pretrained: true` and without `model.weights`.
+    """
     # `extra` only where it is asked for, because not every architecture takes it
     extra: dict[str, Any] = {"drop_path_rate": settings.drop_path_rate} if settings.drop_path_rate else {}
+    if settings.weights != "none":
+        extra["pretrained_cfg_overlay"] = {"file": str(ROOT / settings.weights)}
     try:
         return timm.create_model(
             settings.name,
-            pretrained=settings.pretrained,
+            pretrained=settings.pretrained or settings.weights != "none",
             num_classes=n_classes,
             in_chans={"RGB": 3, "L": 1}[mode],
             drop_rate=settings.drop_rate,
             **extra,
         )
     except Exception as error:
-        if not settings.pretrained:
+        if not settings.pretrained or settings.weights != "none":
             raise
         message = f"the pretrained weights of {settings.name} cannot be had ({type(error).__name__})"
         raise Stopped(f"{message}; set model.pretrained=false, or run once with a network") from error
@@ -160,5 +236,5 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[torch.nn.Module, 
 
 
 def _pretrained_cfg(name: str) -> dict[str, Any]:
-    config = timm.get_pretrained_cfg(name)
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     return config.to_dict() if config else {}

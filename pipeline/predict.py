@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from pipeline.augment import Normalise
-from pipeline.config.settings import Preprocessing
+from pipeline.config.data import Preprocessing
 
 
 @torch.inference_mode()  # no graph is kept, and autograd cannot be switched on by mistake inside

@@ -1,8 +1,9 @@
-"""What the terminal shows while folds are trained: one live line on a terminal, a plain line a fold elsewhere."""
+"""What the terminal shows during long work: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,58 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from pipeline.train import EpochRecord
+
+
+class Steps:
+    """A context; call it with what is done next. A live line on a terminal, nothing elsewhere."""
+
+    def __init__(self, verb: str):
+        self._verb = verb
+        self._status = Console(file=sys.stdout, highlight=False).status("")
+
+    def __enter__(self) -> Steps:
+        if self._status.console.is_terminal:
+            self._status.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._status.stop()
+
+    def __call__(self, step: str) -> None:
+        self._status.update(f"{self._verb:<7} {step} ...")
+
+
+class ImageProgress:
+    """A context; call it with how many more images are done. Says at the end how many there were, and how fast."""
+
+    def __init__(self, n: int):
+        self._n, self._done, self._started = n, 0, time.perf_counter()
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        columns = (TextColumn("images  {task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
+        self._task = self._bar.add_task("decoding", total=n)
+
+    def __enter__(self) -> ImageProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+        if error is None:
+            text = f"images  {self._done:,} decoded in {self._seconds:.1f} s ({self._rate:,.0f} images/s)"
+            self._console.print(text, markup=False)
+
+    def __call__(self, n: int) -> None:
+        self._done += n
+        self._bar.update(self._task, completed=self._done, description=f"decoding, {self._rate:,.0f} images/s")
+
+    @property
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+    @property
+    def _rate(self) -> float:
+        return self._done / max(self._seconds, 1e-9)
 
 
 class TrainingProgress:

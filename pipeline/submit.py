@@ -5,6 +5,7 @@ dtypes (`Competition.label_texts`). It is checked after being read back from dis
 everything holds.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,15 @@ import torch
 from pipeline.atomic import atomic
 from pipeline.competition.contract import Competition
 from pipeline.config.mistakes import Mistake, Mistakes, shown
-from pipeline.images.decode import load_images
+from pipeline.images.load import load_images
+from pipeline.images.store import Store
 from pipeline.model import load_checkpoint
 from pipeline.predict import predict_probs
 
 
-def predict_test(checkpoints: list[Path], competition: Competition, device: torch.device) -> np.ndarray:
+def predict_test(
+    checkpoints: list[Path], competition: Competition, device: torch.device, store: Store, hashes: Sequence[str]
+) -> np.ndarray:
     """(N, C) mean of the folds' probabilities for the test rows, in the sample's order.
 
     Preprocessing and classes come from the checkpoints and from nowhere else.
@@ -33,7 +37,7 @@ def predict_test(checkpoints: list[Path], competition: Competition, device: torc
             raise Mistakes([Mistake(shown(path), found, valid, "foreign artifacts")])
         if images is None or info.preprocessing != spec:
             spec = info.preprocessing
-            images = torch.from_numpy(load_images(competition.test_rows, spec))
+            images = torch.from_numpy(load_images(competition.test_rows, spec, store, hashes))
         probs.append(predict_probs(model, images, spec, device))
     return np.mean(probs, axis=0)
 
@@ -47,9 +51,11 @@ def write_submission(competition: Competition, probs: np.ndarray, path: Path) ->
     texts = np.array(competition.label_texts)
     submission = competition.test[["image_id"]].rename(columns={"image_id": ids})
     submission[label] = texts[probs.argmax(axis=1)]
-    sample_header = pd.read_csv(competition.sample_csv, nrows=0).columns  # their order may be any
+    header = [ids, label]
+    if competition.sample_csv:
+        header = list(pd.read_csv(competition.sample_csv, nrows=0).columns)  # their order may be any
     with atomic(path) as temporary:
-        submission[list(sample_header)].to_csv(temporary, index=False, lineterminator="\n")
+        submission[header].to_csv(temporary, index=False, lineterminator="\n")
         if mistakes := check_submission(temporary, competition):
             raise Mistakes(mistakes)
     return submission
@@ -57,7 +63,7 @@ def write_submission(competition: Competition, probs: np.ndarray, path: Path) ->
 
 def check_submission(path: Path, competition: Competition) -> list[Mistake]:
     """Everything in which the file at `path` differs from what the sample submission promises."""
-    name = shown(competition.sample_csv)
+    name = shown(competition.sample_csv) if competition.sample_csv else "the test images"
     mistakes: list[Mistake] = []
 
     def wrong(found: str, valid: str) -> None:
@@ -65,7 +71,11 @@ def check_submission(path: Path, competition: Competition) -> list[Mistake]:
 
     ids, label = competition.sample_columns
     # As text: pandas would guess a column's type from its values, `NA` would be missing and `0007` seven.
-    written, sample = (pd.read_csv(file, dtype=str, keep_default_na=False) for file in (path, competition.sample_csv))
+    written = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if competition.sample_csv:
+        sample = pd.read_csv(competition.sample_csv, dtype=str, keep_default_na=False)
+    else:
+        sample = pd.DataFrame({ids: competition.test["image_id"], label: ""})
     if list(written.columns) != list(sample.columns):
         wrong(f"columns {', '.join(written.columns)}", ", ".join(sample.columns))
         return mistakes

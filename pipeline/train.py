@@ -19,8 +19,9 @@ import torch
 
 from pipeline.atomic import atomic
 from pipeline.augment import Normalise, augment, draws
+from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped
-from pipeline.config.settings import Experiment, Preprocessing
+from pipeline.config.settings import Experiment
 from pipeline.losses import build_loss
 from pipeline.metrics import score
 from pipeline.model import build_model
@@ -33,7 +34,8 @@ class TrainingData:
     """All training rows of a competition, in the order of its table."""
 
     images: torch.Tensor  # (N, H, W, channels) uint8, through `preprocessing`
-    targets: torch.Tensor  # (N,) int64 class indices
+    targets: torch.Tensor  # (N,) int64 class indices, as the competition counts them: what is validated
+    train_targets: torch.Tensor  # (N,) likewise, by the label rules of `train.label_bounds`: what is trained on
     image_ids: np.ndarray  # (N,) str
     keys: np.ndarray  # (N,) uint64, from augment.image_keys
     classes: tuple[str, ...]
@@ -112,7 +114,7 @@ def train_fold(
                 uniform = torch.from_numpy(draws(config.seed, epoch, data.keys[rows]))
                 images = augment(to_device(data.images[rows], device), to_device(uniform, device), settings.augment)
                 logits = model(normalise(images))  # (B, C), one score a class, no softmax: the loss does that stably
-                loss = loss_function(logits, to_device(data.targets[rows], device))  # (B,), one value a row
+                loss = loss_function(logits, to_device(data.train_targets[rows], device))  # (B,), one value a row
                 # Divided by the rows of the ACTUAL window, the last and shorter one too: then accumulation changes
                 # memory and nothing else. Dividing by the nominal count would shrink the last step; not dividing at
                 # all would make `accumulation` a hidden factor of the learning rate.

@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.competition.contract import Competition
-from pipeline.competition.csv import missing_images
+from pipeline.competition.labels import check_label_bounds
+from pipeline.competition.paths import missing_images
 from pipeline.competition.sources import open_competition
 from pipeline.config.mistakes import Mistake, Mistakes, shown
-from pipeline.config.settings import RUNS, Experiment, fingerprint
+from pipeline.config.settings import ROOT, RUNS, Experiment, fingerprint
 from pipeline.images.content import content_hashes, images_hash
 from pipeline.receipts import Receipt
 
 if TYPE_CHECKING:
+    from pipeline.config.data import Preprocessing
+    from pipeline.images.store import Store
     from pipeline.tracking import Tracker
 
 _DATA = ("competition", "images")
@@ -54,35 +57,66 @@ class Work:
         return open_competition(self.settings.competition)
 
     @cached_property
+    def absent(self) -> dict[int, Mistake]:
+        """Rows without an image of the competition's own."""
+        return missing_images(self.competition)
+
+    @cached_property
+    def contents(self) -> tuple[list[str], list[str]]:
+        """Content hash of the image of each training row, and of each test row."""
+        train, test = self.competition.train_rows, self.competition.test_rows
+        # what is not there, or not the competition's own, is not opened
+        paths = ["" if i in self.absent else row["path"] for i, row in enumerate([*train, *test])]
+        hashes = content_hashes(paths, RUNS / "cache" / f"files-{self.settings.competition.name}.json")
+        return hashes[: len(train)], hashes[len(train) :]
+
+    @cached_property
     def image_hashes(self) -> tuple[str, str]:
         """(of the training images, of the test images)"""
-        train, test = self.competition.train_rows, self.competition.test_rows
-        paths = [row["path"] for row in [*train, *test]]
-        hashes = content_hashes(paths, RUNS / "cache" / f"files-{self.name}.json")
-        of_train = images_hash([row["image_id"] for row in train], hashes[: len(train)])
-        return of_train, images_hash([row["image_id"] for row in test], hashes[len(train) :])
+        rows = (self.competition.train_rows, self.competition.test_rows)
+        train, test = (
+            images_hash([row["image_id"] for row in members], hashes)
+            for members, hashes in zip(rows, self.contents, strict=True)
+        )
+        return train, test
 
-    @cached_property
+    @property
+    def weights_hash(self) -> str:
+        """Of the file of pretrained weights; `none` where they come from elsewhere."""
+        path = ROOT / self.settings.model.weights
+        return receipts.sha256(path)[:16] if path.is_file() else "none"
+
+    @property
     def eda_inputs(self) -> dict[str, Any]:
         train_hash, test_hash = self.image_hashes
-        return {"tables": self.competition.tables_hash, "train images": train_hash, "test images": test_hash}
+        data = {"tables": self.competition.tables_hash, "train images": train_hash, "test images": test_hash}
+        return {**self.settings.flat("eda"), **data}
 
     @cached_property
-    def images_seen(self) -> tuple[list[dict], list[dict], list[Mistake]]:
-        """(facts of each training image, of each test image, the unreadable ones): every file decoded, once.
+    def preprocessing(self) -> Preprocessing:
+        from pipeline.model import preprocessing
 
-        Images that `eda` has gone through are known to be good as long as their content hash stays the same.
-        """
-        known = receipts.read(self.folder, "eda")
-        if self.target != "eda" and known and known.fingerprint == fingerprint(self.eda_inputs):
-            return [], [], []
-        from pipeline.images.decode import describe
+        return preprocessing(self.settings.images, self.settings.model)
 
-        n = len(self.competition.train_rows) + len(self.competition.test_rows)
-        say("eda", f"reading {n:,} images of {self.settings.competition.root} ...")
-        train, train_mistakes = describe(self.competition.train_rows)
-        test, test_mistakes = describe(self.competition.test_rows)
-        return train, test, train_mistakes + test_mistakes
+    @cached_property
+    def store(self) -> Store:
+        """The decoded images, at a size that serves the model."""
+        from pipeline.images.store import Store, side_for
+
+        side = side_for(self.settings.images.store, self.preprocessing)
+        return Store(RUNS / "cache" / f"images-{side}", side)
+
+    def _fill_store(self) -> list[Mistake]:
+        """Decodes every image that was not decoded yet; the files that are no whole images."""
+        rows = [*self.competition.train_rows, *self.competition.test_rows]
+        hashes = [*self.contents[0], *self.contents[1]]
+        n = len(self.store.missing(hashes))
+        if not n:
+            return []
+        from pipeline.progress import ImageProgress
+
+        with ImageProgress(n) as progress:
+            return self.store.build(rows, hashes, progress)
 
     @cached_property
     def tracker(self) -> Tracker:
@@ -94,18 +128,20 @@ class Work:
         """Raises every mistake in tables, images, folds and names of models together, before the first stage works."""
         if self._checked:
             return
-        from pipeline.folds import check_folds
+        from pipeline.folds.split import check_folds
+        from pipeline.images.store import check_side
 
-        missing = missing_images(self.settings.competition, self.competition)
-        places = {mistake.where for mistake in missing}
-        unreadable = [mistake for mistake in self.images_seen[2] if mistake.where not in places]
-        mistakes = [*self.competition.mistakes, *missing, *unreadable]
-        if self.competition.train_rows:
-            mistakes += check_folds(self.competition, self.settings.folds)
+        settings = self.settings
+        mistakes = [*self.competition.mistakes, *self.absent.values()]
+        if settings.images.store not in ("auto", "off"):
+            mistakes += check_side(settings.images.store, self.preprocessing)
+        mistakes += check_label_bounds(settings.competition, settings.train.label_bounds)
+        mistakes += check_folds(self.competition, settings.folds)
         if self.target in TRAINS:
             from pipeline.model import check_model
 
-            mistakes += check_model(self.settings, len(self.competition.classes))
+            mistakes += check_model(settings, len(self.competition.classes))
+        mistakes += self._fill_store()
         if mistakes:
             raise Mistakes(mistakes)
         self._checked = True

@@ -26,7 +26,8 @@ import yaml
 from PIL import Image
 
 import pipeline
-from pipeline.config.settings import ROOT, CsvCompetition, Experiment
+from pipeline.config.data import CsvCompetition
+from pipeline.config.settings import ROOT, Experiment
 
 torch.set_num_threads(1)
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from pipeline.augment import N_DRAWS, Normalise, augment, draws, image_keys
-from pipeline.config.settings import Augment, Preprocessing
+from pipeline.config.data import Preprocessing
+from pipeline.config.settings import Augment
 
 KEYS = image_keys([f"image-{i}" for i in range(4000)])
 

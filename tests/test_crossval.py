@@ -7,8 +7,9 @@ import torch
 from safetensors import safe_open
 
 from pipeline.augment import image_keys
+from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistakes
-from pipeline.config.settings import Experiment, Preprocessing
+from pipeline.config.settings import Experiment
 from pipeline.crossval import cross_validate
 from pipeline.metrics import score
 from pipeline.model import load_checkpoint
@@ -36,6 +37,7 @@ def data() -> TrainingData:
     return TrainingData(
         images=torch.from_numpy((brightness + rng.integers(0, 60, (30, 32, 32, 1))).astype(np.uint8)),
         targets=torch.from_numpy(targets),
+        train_targets=torch.from_numpy(targets),
         image_ids=ids,
         keys=image_keys(list(ids)),
         classes=("a", "b", "c"),

@@ -16,6 +16,7 @@ from conftest import own_files
 from PIL import Image
 
 from pipeline.__main__ import VERBS
+from pipeline.config.load import load
 from pipeline.config.settings import ROOT
 from pipeline.ui import link
 
@@ -93,8 +94,14 @@ def python_call(checkout, command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if not re.match(r"make (test|ui|submit$|help)", line)])
-def test_every_command_works(finished, line):
+def test_every_command_works(finished, line, monkeypatch):
     command, _, comment = line.partition("#")
+    if command.startswith("PODIUM_DATA=FOLDER "):
+        data = ROOT.parent / "shared" / "data"
+        if not data.is_dir():
+            pytest.skip("the shared data are not here")
+        monkeypatch.setenv("PODIUM_DATA", str(data))
+        command = command.removeprefix("PODIUM_DATA=FOLDER ")
     if "mine.yaml" in command:
         lay_out_a_competition_as_the_readme_says(finished)
     expect = 2 if comment.strip() == "fails" else 0
@@ -102,6 +109,12 @@ def test_every_command_works(finished, line):
     if expect:
         outputs = [text for language, text in BLOCKS if language == ""]
         assert errors in outputs, errors  # the README shows exactly what is printed
+
+
+@pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "yml"])
+def test_every_piece_of_settings_is_valid(text, tmp_path):
+    (tmp_path / "piece.yaml").write_text(text)
+    assert load(tmp_path / "piece.yaml")[1] == "piece"
 
 
 def lay_out_a_competition_as_the_readme_says(checkout) -> None:

@@ -243,7 +243,7 @@ def test_receipts_hold_the_resolved_settings_and_their_fingerprint(first):
 
 def test_the_written_submission_passes_its_own_checks(first):
     from pipeline.competition.csv import read
-    from pipeline.config.settings import DigitsCompetition
+    from pipeline.config.data import DigitsCompetition
 
     checkout, _ = first
     competition = read(DigitsCompetition(source="digits", root=str(checkout.root / "data/digits")))

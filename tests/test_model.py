@@ -7,8 +7,9 @@ import safetensors.torch
 import timm
 import torch
 
+from pipeline.config.data import Images, Preprocessing
 from pipeline.config.mistakes import Mistakes, Stopped
-from pipeline.config.settings import Experiment, Images, Model, Preprocessing
+from pipeline.config.settings import Experiment, Model
 from pipeline.model import (
     CheckpointInfo,
     build_model,

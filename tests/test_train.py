@@ -1,5 +1,6 @@
 """The loop: what happens to the weights, judged by hand-worked cases, by torch's autograd and by itself twice."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import torch
 
 import pipeline.train as room
 from pipeline.augment import image_keys
+from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistakes
-from pipeline.config.settings import Experiment, Preprocessing
+from pipeline.config.settings import Experiment
 from pipeline.train import TrainingData, TrainingDiverged, effective_batches, train_fold
 
 IDENTITY = {"settings": "s", "folds": "f", "images": "i"}
@@ -25,6 +27,7 @@ def data(n: int, n_classes: int = 4, seed: int = 0) -> TrainingData:
     return TrainingData(
         images=torch.from_numpy(rng.integers(0, 256, (n, 16, 16, 1)).astype(np.uint8)),
         targets=torch.from_numpy(np.arange(n) % n_classes),
+        train_targets=torch.from_numpy(np.arange(n) % n_classes),
         image_ids=ids,
         keys=image_keys(list(ids)),
         classes=tuple(f"c{i}" for i in range(n_classes)),
@@ -330,3 +333,11 @@ def _relaxed(read):
         return read(self, *args, **kwargs)
 
     return relaxed
+
+
+def test_other_labels_to_train_on_change_the_weights_and_not_what_is_validated(tmp_path):
+    """`train.label_bounds`: the loss sees `train_targets`, the score `targets`."""
+    config = settings(epochs=40, batch_size=16, lr=5e-3, schedule={"name": "constant"}, optimizer={"weight_decay": 0.0})
+    own = data(32, 2)
+    _, history = fit(config, dataclasses.replace(own, train_targets=1 - own.targets), tmp_path)
+    assert history[-1].train_loss < 0.05 and history[-1].score == 0.0  # learned the opposite, judged by the truth

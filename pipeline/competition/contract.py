@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 
 Row = dict[str, str]  # image_id, path, WHERE, label and group where there are any, further columns of the table
 WHERE = "file:row"  # key of each row's place in its table, for messages
+PART = "part:"  # before the name of a label's part, key of the row's value of it
+TEXT = "text:"  # likewise, key of what its column says (a label rule reads it again)
+
+
+def stratified_by(row: Row, name: str) -> str:
+    """What a row says under a name of `folds.stratify`: the class, a part of the label, a column of the table."""
+    return row["label"] if name == "class" else row.get(PART + name, row.get(name, ""))
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,16 @@ class Competition:
     classes: tuple[str, ...]  # in the order of the columns of every probability array
     has_groups: bool
     train_rows: list[Row]
-    test_rows: list[Row]  # in the order of the sample submission
+    test_rows: list[Row]  # in the order of the sample submission; empty where nothing is to be submitted
     sample_columns: tuple[str, str]  # id column, label column
-    sample_csv: Path
+    sample_csv: Path | None  # None: there is none, and a submission lists the test images by name
     label_texts: tuple[str, ...]  # how a submission writes each class, in the type of the sample's label column
     mistakes: list[Mistake] = field(default_factory=list)  # empty, or no work is done
+    notes: list[Mistake] = field(default_factory=list)  # worth telling, and no reason to stop
+    parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a multi-part label: name -> its values
+    class_means: tuple[str, ...] = ()  # of a multi-part label: "wear, male, <30" for each class
+    root: Path = Path()  # no image lies outside it
+    n_unused: int = 0  # image files beside those of the tables that no row names
 
     @cached_property
     def train(self) -> pd.DataFrame:
@@ -47,7 +59,8 @@ class Competition:
         """`image_id` (unique), `path`, in the order of the sample submission."""
         import pandas as pd
 
-        return pd.DataFrame(self.test_rows, dtype=str).drop(columns=WHERE)
+        columns = list(self.test_rows[0]) if self.test_rows else ["image_id", "path", WHERE]
+        return pd.DataFrame(self.test_rows, columns=columns, dtype=str).drop(columns=WHERE)
 
     @cached_property
     def tables_hash(self) -> str:

@@ -98,6 +98,7 @@ def _locate(loc: tuple[str | int, ...]) -> tuple[str, type[BaseModel] | None]:
     parts: list[str] = []
     model: type[BaseModel] | None = Experiment
     branches: dict[str, type[BaseModel]] = {}
+    mapped: type[BaseModel] | None = None
     owner: type[BaseModel] | None = Experiment
     for step in loc:
         if str(step) in branches:
@@ -107,6 +108,10 @@ def _locate(loc: tuple[str | int, ...]) -> tuple[str, type[BaseModel] | None]:
         if isinstance(step, int):
             parts.append(str(step))
             continue
+        if mapped is not None:  # the key of a mapping is the user's own word
+            parts.append(step)
+            model, mapped = mapped, None
+            continue
         if model is None:
             break  # inside a leaf: the rest names the alternatives of its type
         owner = model
@@ -114,6 +119,7 @@ def _locate(loc: tuple[str | int, ...]) -> tuple[str, type[BaseModel] | None]:
         field = model.model_fields.get(step)
         models = section_classes(field.annotation) if field else []
         branches = {} if len(models) < 2 else {tag: m for m in models for tag in _tags(m)}
+        mapped = _mapped_class(field.annotation) if field else None
         model = models[0] if len(models) == 1 else None
     return ".".join(parts), owner
 
@@ -122,8 +128,18 @@ def section_classes(annotation: Any) -> list[type[BaseModel]]:
     """The settings classes that may stand at a field: one for a section, several for a choice, none for a leaf."""
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
+    if get_origin(annotation) is dict:
+        return []  # a mapping: its keys are free
     candidates = get_args(annotation) or (annotation,)
     return [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+
+
+def _mapped_class(annotation: Any) -> type[BaseModel] | None:
+    """The settings class of a mapping's values, where they are sections."""
+    if get_origin(annotation) is not dict:
+        return None
+    value = get_args(annotation)[1]
+    return value if isinstance(value, type) and issubclass(value, BaseModel) else None
 
 
 def tag_key(model: type[BaseModel]) -> str:

@@ -16,9 +16,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipeline.config.data import NAME_PATTERN
 from pipeline.config.explain import Origins, explain, section_classes, tag_key
 from pipeline.config.mistakes import Mistake, Mistakes, nearest, shown
-from pipeline.config.settings import NAME_PATTERN, ROOT, Experiment
+from pipeline.config.settings import ROOT, Experiment
 
 
 def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> tuple[Experiment, str]:

@@ -20,13 +20,15 @@ class Mistake:
 
     where: file and row (`data/digits/train.csv:14`) or dotted setting and file (`train.lr (SET)`).
     found: what stands there. valid: what could stand there. kind: groups alike mistakes, so that 10,000 missing
-    images do not bury one duplicate id.
+    images do not bury one duplicate id. image_id: of a training row that is wrong, where leaving it out would
+    mend that.
     """
 
     where: str
     found: str
     valid: str
     kind: str
+    image_id: str = ""
 
     def __str__(self) -> str:
         return f"{self.where}: {self.found}; {self.valid}"

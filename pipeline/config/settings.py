@@ -10,92 +10,18 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from pipeline.config.data import Bounds, CompetitionSettings, Eda, Folds, Images, Settings
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: all relative paths in settings start here
 RUNS = ROOT / "mlruns"  # everything the pipeline writes
-
-# file and MLflow names are built from it, so nothing that could climb out of a folder or upset a tracker
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Channels = Annotated[tuple[Annotated[float, Field(strict=True)], ...], Field(strict=False, min_length=1, max_length=3)]
-Strings = Annotated[tuple[Annotated[str, Field(strict=True)], ...], Field(strict=False, min_length=2)]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-class Tables(Settings):
-    """A competition given as CSV tables and image files; paths are relative to `root`."""
-
-    name: Name  # the MLflow experiment: all runs of one competition stand together
-    root: str
-    train_csv: str = "train.csv"
-    test_csv: str = "sample_submission.csv"  # which test images there are; ids must equal the sample's
-    sample_csv: str = "sample_submission.csv"
-    answers_csv: str = "answers.csv"  # read by `score` alone, and only where the organisers give it
-    id_column: str = "image_id"
-    label_column: str = "label"
-    group_column: str | Literal["none"] = "none"  # rows of one group (a person, a photo) never stand on both sides
-    train_images: str = "images/{image_id}.png"  # a path template over the table's columns
-    test_images: str = "images/{image_id}.png"
-    classes: Strings | Literal["from train"] = "from train"  # their order is the order of the probabilities
-    metric: Literal["macro_f1", "accuracy"] = "macro_f1"
-
-
-class CsvCompetition(Tables):
-    source: Literal["csv"]
-
-
-class DigitsCompetition(Tables):
-    """The embedded demonstration: scikit-learn's bundled digits, written to `root` at first use."""
-
-    source: Literal["digits"]
-    name: Name = "digits"
-    root: str = "data/digits"
-
-
-class Images(Settings):
-    """The fixed preprocessing. `model` means: what the model's own data configuration in timm says."""
-
-    mode: Literal["RGB", "L"] = "RGB"
-    px: Annotated[int, Field(ge=8, le=2048)] | Literal["model"] = "model"  # side of the square that the model sees
-    crop: Annotated[float, Field(gt=0, le=1)] | Literal["model"] = "model"  # share of the short side that is kept
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "model"] = "model"
-    mean: Channels | Literal["model"] = "model"  # per channel, on pixels in 0..1
-    std: Channels | Literal["model"] = "model"
-
-    @model_validator(mode="after")
-    def _a_value_per_channel(self) -> "Images":
-        n = len(self.mode)  # RGB: 3, L: 1
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if values != "model" and len(values) != n:
-                raise ValueError(f"images.{name} has {len(values)} values and images.mode={self.mode} has {n} channels")
-        if self.std != "model" and min(self.std) <= 0:
-            raise ValueError(f"images.std={list(self.std)} must be above 0")
-        return self
-
-
-class Preprocessing(Settings):
-    """`Images` with every `model` resolved: it travels in the checkpoint, and inference reads it from there alone."""
-
-    mode: Literal["RGB", "L"]
-    px: int
-    crop: float
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"]
-    mean: Channels
-    std: Channels
-
-
-class Folds(Settings):
-    k: Annotated[int, Field(ge=2, le=50)] = 5
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class Model(Settings):
     name: str = "resnet18"  # any classification model of timm
     pretrained: bool = False  # true lets timm download its weights
+    weights: str | Literal["none"] = "none"  # or a safetensors file of pretrained weights, from the repository's root
     drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
@@ -152,6 +78,9 @@ class Train(Settings):
     clip_norm: Annotated[float, Field(gt=0)] | Literal["off"] = 1.0  # of the gradient of one effective batch
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    # Other bounds of a label's part for the rows that are trained on, e.g. {age: [30, 58]}; what is validated keeps the
+    # competition's own, or a changed rule would be scored on questions of its own making.
+    label_bounds: dict[str, Bounds] = Field(default_factory=dict)
     loss: CrossEntropy = CrossEntropy()
     optimizer: Annotated[Sgd | Adam, Field(discriminator="name")] = Adam(name="adamw")
     schedule: Annotated[Constant | Cosine | Step, Field(discriminator="name")] = Cosine(name="cosine")
@@ -176,8 +105,9 @@ class Train(Settings):
 class Experiment(Settings):
     """One experiment, whole: the YAML file, its bases and its overrides, every default filled in."""
 
-    competition: Annotated[CsvCompetition | DigitsCompetition, Field(discriminator="source")]
+    competition: CompetitionSettings
     images: Images = Images()
+    eda: Eda = Eda()
     folds: Folds = Folds()
     model: Model = Model()
     augment: Augment = Augment()

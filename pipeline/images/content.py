@@ -9,6 +9,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from stat import S_ISREG
 
 from pipeline.atomic import atomic
 from pipeline.config.settings import fingerprint
@@ -41,7 +42,9 @@ def images_hash(ids: list[str], hashes: list[str]) -> str:
 def _stat(path: str) -> str | None:
     try:
         stat = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
+        return None
+    if not S_ISREG(stat.st_mode):  # a device or a pipe has no end
         return None
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
 

@@ -1,93 +1,116 @@
-"""From image files to one uint8 array, through the fixed preprocessing that validation, out-of-fold and test share.
+"""From an image file to pixels: upright, 8 bits, grey or RGB; and the fixed preprocessing of one such image.
 
-In: rows of a competition and a `Preprocessing`. Out: `(N, px, px, channels)` uint8, in the order of the rows. Every
-file that is no readable image becomes a `Mistake`; all of them are collected before anything is raised.
+In: a path. Out: a PIL image, or `Unreadable` with the reason. What is unusual in a file (EXIF rotation, a palette, 16
+bits, transparency, CMYK, several frames, another format than its name says) is handled here and noted in `FileFacts`.
 """
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import struct
+import zlib
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.competition.contract import WHERE, Row
-from pipeline.config.mistakes import Mistake, Mistakes
-from pipeline.config.settings import Preprocessing
+from pipeline.config.data import Preprocessing
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # not the parsers that photographs never need
 MAX_PIXELS = 89_000_000  # Pillow only warns up to twice this many
+ORIENTATION = 0x0112  # EXIF's tag
+DCT_GAP = 1.25  # a JPEG is decoded at a half, quarter or eighth where that is still so many times the size asked for
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+# what parsers raise on damaged files, and warnings that were turned into errors
+BROKEN = (
+    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError, Warning),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 
 
-def load_images(rows: Sequence[Row], spec: Preprocessing) -> np.ndarray:
-    """`(N, px, px, C)` uint8, C = 3 for RGB and 1 for L. Raises `Mistakes` naming every unreadable file."""
-    channels = {"RGB": 3, "L": 1}[spec.mode]
-    images = np.empty((len(rows), spec.px, spec.px, channels), np.uint8)
-
-    def fill(index: int) -> Mistake | None:
-        image, mistake = _open(rows[index], spec.mode)
-        if image is not None:
-            images[index] = _resize_and_crop(image, spec).reshape(spec.px, spec.px, channels)
-        return mistake
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter lock while it decodes
-        mistakes = [mistake for mistake in pool.map(fill, range(len(rows))) if mistake]
-    if mistakes:
-        raise Mistakes(mistakes)
-    return images
+class Unreadable(Exception):
+    """The file is no whole image; the message says why."""
 
 
-def describe(rows: Sequence[Row]) -> tuple[list[dict], list[Mistake]]:
-    """Decodes every file whole: (width, height, mode, format and mean brightness 0..1 of each, the unreadable ones)."""
+@dataclass(frozen=True)
+class FileFacts:
+    """What a file says of itself. width, height: of the upright image, in its own pixels."""
 
-    def look(row: Row) -> tuple[dict, Mistake | None]:
-        image, mistake = _open(row, "L")
-        if image is None:
-            return {}, mistake
-        info = image.info["podium"]
-        return {"image_id": row["image_id"], **info, "brightness": float(np.asarray(image).mean() / 255)}, None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = list(pool.map(look, rows))
-    return [facts for facts, mistake in seen if not mistake], [mistake for _, mistake in seen if mistake]
+    width: int
+    height: int
+    mode: str
+    format: str
+    orientation: int
+    frames: int
+    bits: int
+    has_alpha: bool  # some pixel really lets something through
 
 
-def _open(row: Row, mode: str) -> tuple[Image.Image | None, Mistake | None]:
-    """The decoded, upright image in `mode`, or why there is none."""
+def open_image(path: str, side: int = 0) -> tuple[Image.Image, FileFacts]:
+    """The upright image in mode L (grey files) or RGB. side: the short side that is wanted, 0 for all there is.
+
+    With a side, a JPEG may come smaller than it is, but no smaller than `DCT_GAP` times that. Raises `Unreadable`.
+    """
     try:
-        with Image.open(row["path"], formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise ValueError(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}: a bomb?")
-            facts = {"width": image.width, "height": image.height, "mode": image.mode, "format": image.format}
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}: a bomb?")
+            mode, kind, frames = image.mode, str(image.format), getattr(image, "n_frames", 1)
+            if mode == "F":
+                raise ValueError("its pixels are floating-point numbers, whose black and white nobody knows")
+            orientation = int(image.getexif().get(ORIENTATION, 1) or 1)
+            if side and kind in ("JPEG", "MPO"):
+                share = min(1.0, DCT_GAP * side / min(width, height))
+                image.draft(None, (max(1, int(width * share)), max(1, int(height * share))))
             image.load()  # decodes: a truncated file fails here, not in epoch 7
             upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits: Pillow's own conversion would clip, not scale
-            upright = Image.fromarray((np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-        converted = upright.convert(mode)
-        converted.info["podium"] = facts
-        return converted, None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        found = f"image {row['image_id']!r} is unreadable: {type(error).__name__}: {str(error).splitlines()[0][:120]}"
-        valid = f"valid: a whole image file ({', '.join(FORMATS)}) at {row['path']}"
-        return None, Mistake(row[WHERE], found, valid, "unreadable images")
+        pixels, bits, has_alpha = _eight_bits(upright)
+    except BROKEN as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else "no reason given"
+        raise Unreadable(f"{type(error).__name__}: {reason}") from None
+    if orientation in (5, 6, 7, 8):
+        width, height = height, width
+    return pixels, FileFacts(width, height, mode, kind, orientation, frames, bits, has_alpha)
 
 
-def _resize_and_crop(image: Image.Image, spec: Preprocessing) -> np.ndarray:
-    """Short side to px / crop, then the centre square: pixel by pixel what timm's evaluation transform gives.
+def _eight_bits(image: Image.Image) -> tuple[Image.Image, int, bool]:
+    """(the image in mode L or RGB, bits of a channel in the file, whether any pixel is transparent)"""
+    if image.mode.startswith("I"):  # Pillow's own conversion of 16 bits would clip, not scale
+        deep = np.asarray(image).astype(np.int64) >> 8
+        return Image.fromarray(deep.clip(0, 255).astype(np.uint8)), 16, False
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        clear = image.convert("RGBA")
+        alpha = clear.getchannel("A")
+        if np.asarray(alpha).min() < 255:  # what hides under a clear pixel is arbitrary, so white is put behind it
+            white = Image.new("RGBA", clear.size, "white")
+            return Image.alpha_composite(white, clear).convert("RGB"), 8, True
+        return clear.convert("L" if image.mode in ("LA", "La", "L") else "RGB"), 8, False
+    return image.convert("L" if image.mode in ("L", "1") else "RGB"), 8, False
+
+
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """Short side at most `side`, by the roundings of `resize_and_crop`; never enlarged."""
+    size = _short_to(image.size, side)
+    return image if min(image.size) <= side else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def resize_and_crop(image: Image.Image, spec: Preprocessing) -> np.ndarray:
+    """(px, px, C) uint8: short side to px / crop, then the centre square, pixel by pixel timm's evaluation transform.
 
     The roundings are torchvision's (`Resize`: down; `CenterCrop`: to even), because a pretrained network's published
-    score was measured with them.
+    score was measured with them. Grey is made last, so that stored and decoded images come the same way.
     """
-    short = int(spec.px / spec.crop)
-    width, height = image.size
-    size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    size = _short_to(image.size, int(spec.px / spec.crop))
     if size != image.size:
         image = image.resize(size, RESAMPLING[spec.interpolation])
     left, top = round((size[0] - spec.px) / 2), round((size[1] - spec.px) / 2)
-    return np.asarray(image.crop((left, top, left + spec.px, top + spec.px)))
+    square = image.crop((left, top, left + spec.px, top + spec.px)).convert(spec.mode)
+    return np.asarray(square).reshape(spec.px, spec.px, -1)
+
+
+def _short_to(size: tuple[int, int], short: int) -> tuple[int, int]:
+    width, height = size
+    return (short, int(short * height / width)) if width <= height else (int(short * width / height), short)

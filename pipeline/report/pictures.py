@@ -26,31 +26,6 @@ plt.rcParams.update(
 )
 
 
-def class_counts(counts: Mapping[str, int], path: Path) -> None:
-    """A bar a class, with its number."""
-    figure, axes = plt.subplots(figsize=(8.5, max(2.5, 0.34 * len(counts))), layout="constrained")
-    bars = axes.barh(list(counts), list(counts.values()), color=BLUE)
-    axes.bar_label(bars, fmt="{:,.0f}", padding=4, color=GREY)
-    axes.invert_yaxis()
-    axes.set_title("training images a class", loc="left")
-    axes.margins(x=0.08)
-    _save(figure, path)
-
-
-def examples(images: Mapping[str, Sequence[np.ndarray]], path: Path) -> None:
-    """A row of images a class. images: class -> (H, W, C) uint8 arrays."""
-    n_columns = max((len(row) for row in images.values()), default=1)
-    size = (min(8.5, 0.9 * n_columns + 1), 0.9 * len(images))
-    figure, grid = plt.subplots(len(images), n_columns, figsize=size, squeeze=False, layout="constrained")
-    for row, (name, members) in zip(grid, images.items(), strict=True):
-        for axes in row:
-            axes.set_axis_off()
-        for axes, image in zip(row, members, strict=False):
-            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=255)
-        row[0].text(-0.15, 0.5, name, transform=row[0].transAxes, ha="right", va="center")
-    _save(figure, path)
-
-
 def curves(history: Sequence[Mapping[str, float]], metric: str, path: Path) -> None:
     """Losses and score over the epochs, a thin line a fold. history: one mapping an epoch and fold."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
@@ -67,7 +42,7 @@ def curves(history: Sequence[Mapping[str, float]], metric: str, path: Path) -> N
     right.set(title=f"{metric} on validation rows", xlabel="epoch")
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    save(figure, path)
 
 
 def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[str], path: Path) -> None:
@@ -92,9 +67,10 @@ def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[st
                 color="white" if shares[i, j] > 0.5 else "black",
                 fontsize=9,
             )
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure, path: Path) -> None:
+def save(figure, path: Path) -> None:
+    """Writes and forgets a figure."""
     figure.savefig(path)
     plt.close(figure)

@@ -4,12 +4,13 @@ import os
 
 import pytest
 
-from pipeline.competition.csv import missing_images, read
+from pipeline.competition.csv import read
+from pipeline.competition.paths import missing_images
 
 
 def told(settings) -> list[str]:
     competition = read(settings)
-    return [str(m) for m in (*competition.mistakes, *missing_images(settings, competition))]
+    return [str(m) for m in (*competition.mistakes, *missing_images(competition).values())]
 
 
 def changed(settings, **values):
@@ -162,3 +163,73 @@ def test_a_duplicate_test_id_is_told_in_the_table_that_has_it(small_competition,
 )
 def test_a_template_that_cannot_work_is_told(small_settings, template):
     assert any("competition.train_images" in line for line in told(changed(small_settings, train_images=template)))
+
+
+def test_an_extension_that_varies_and_several_folders_are_found_and_a_choice_is_told(small_competition, small_settings):
+    images = small_competition / "images"
+    (small_competition / "more").mkdir()
+    (images / "a01.png").rename(images / "a01.JPEG")
+    (images / "a02.png").rename(small_competition / "more" / "a02.png")
+    settings = changed(small_settings, train_images=["images/{image_id}.*", "more/{image_id}.*"])
+    assert told(settings) == []
+    paths = {row["image_id"]: row["path"] for row in read(settings).train_rows}
+    assert paths["a01"].endswith("images/a01.JPEG") and paths["a02"].endswith("more/a02.png")
+    (small_competition / "more" / "a03.jpg").write_bytes((images / "a03.png").read_bytes())
+    assert any("train.csv:5" in line and "'a03' is there 2 times" in line for line in told(settings))
+    (images / "a04.png").unlink()
+    assert any("train.csv:6" in line and "'a04' is missing" in line for line in told(settings))
+
+
+def test_the_group_may_be_a_part_of_the_id(small_settings):
+    competition = read(changed(small_settings, group_pattern="^a([0-9])"))
+    assert competition.has_groups and {row["group"] for row in competition.train_rows} == {"0", "1", "2"}
+    assert any(
+        "train.csv:2" in line and "no group by ^b" in line for line in told(changed(small_settings, group_pattern="^b"))
+    )
+    assert any("competition.group_pattern" in line for line in told(changed(small_settings, group_pattern="(")))
+
+
+def test_a_competition_without_a_test_set_is_read(small_settings):
+    competition = read(changed(small_settings, sample_csv="none"))
+    assert competition.mistakes == [] and competition.test_rows == [] and competition.sample_csv is None
+    assert list(competition.test.columns) == ["image_id", "path"]
+
+
+def test_fixes_leave_rows_out_and_label_anew_and_the_users_files_stay_as_they_are(
+    small_competition, small_settings, tmp_path
+):
+    before = {path: path.read_bytes() for path in small_competition.rglob("*") if path.is_file()}
+    fixes = tmp_path / "fixes.csv"
+    fixes.write_text("image_id,label,reason\na00,,blurred\na01,dark,was bright\n")
+    settings = changed(small_settings, fixes_csv=str(fixes))
+    competition = read(settings)
+    labels = {row["image_id"]: row["label"] for row in competition.train_rows}
+    assert competition.mistakes == [] and len(labels) == 23 and "a00" not in labels and labels["a01"] == "dark"
+    assert competition.tables_hash != read(small_settings).tables_hash
+    fixes.write_text("image_id,label\na77,\na01,drak\na02,dark\na02,bright\n")
+    lines = told(changed(settings, classes=["bright", "dark"]))
+    for part in (
+        "fixes.csv:2: no training image 'a77'",
+        "label 'drak' is no class",
+        "fixes.csv:5: another label for 'a02'",
+    ):
+        assert any(part in line for line in lines), (part, lines)
+    assert before == {path: path.read_bytes() for path in small_competition.rglob("*") if path.is_file()}
+
+
+def test_a_row_that_is_left_out_is_wrong_no_more(small_competition, small_settings, tmp_path):
+    with (small_competition / "train.csv").open("a") as file:
+        file.write("gone,dark,g1\n../x,dark,g1\nodd,drak,g1\n")
+    settings = changed(small_settings, classes=["bright", "dark"])
+    assert len(told(settings)) == 4  # `odd` has no image either
+    fixes = tmp_path / "fixes.csv"
+    fixes.write_text("image_id,label\ngone,\n../x,\nodd,\n")
+    assert told(changed(settings, fixes_csv=str(fixes))) == []
+
+
+def test_pictures_that_no_row_names_are_counted(small_competition, small_settings):
+    assert read(small_settings).n_unused == 0
+    (small_competition / "images" / "extra.jpg").touch()
+    (small_competition / "images" / ".hidden.jpg").touch()
+    (small_competition / "images" / "notes.txt").touch()
+    assert read(small_settings).n_unused == 1

@@ -1,0 +1,230 @@
+"""From what a source found in the organisers' files to the `Competition`: labels, groups, fixes, classes, checks.
+
+In: training and test rows with id and path, as the source read them. Out: the contract, with every mistake. What is
+the same for all sources is here, once; what their files look like is the sources' business.
+"""
+
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.competition.contract import WHERE, Competition, Row
+from pipeline.competition.labels import Scheme, scheme
+from pipeline.competition.tables import read_table
+from pipeline.config.data import Declared
+from pipeline.config.mistakes import Mistake, nearest, shown
+from pipeline.config.settings import ROOT
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: the table's own row, and what of it is the contract's."""
+
+    raw: Row
+    image_id: str
+    path: str  # empty where it would lead out of the folder
+    label: str = ""  # not read where the label has parts
+    group: str = ""
+
+
+@dataclass
+class Found:
+    """What a source found. sample: the sample submission's rows, in order; empty where there is none."""
+
+    root: Path
+    train_place: str  # the table or folder of the training rows, for messages
+    train: list[Item]
+    test: list[Item]
+    has_groups: bool = False
+    sample: list[Row] = field(default_factory=list)
+    sample_columns: tuple[str, str] = ("image_id", "label")
+    sample_csv: Path | None = None
+    label_column: str = "label"
+    n_unused: int = 0
+    notes: list[Mistake] = field(default_factory=list)
+
+
+def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Competition:
+    """The contract. mistakes: those of the source; all further ones are added to it."""
+    parts = scheme(settings, mistakes) if settings.parts else None
+    fixes = _read_fixes(settings, found.train, mistakes)
+    left_out = {(item.raw[WHERE], item.image_id) for item in found.train if fixes.get(item.image_id) == ""}
+    mistakes[:] = [mistake for mistake in mistakes if (mistake.where, mistake.image_id) not in left_out]
+    readable = parts is None or parts.class_of  # a formula that is wrong is told once, not at every row
+    kept = [item for item in found.train if item.path and (item.raw[WHERE], item.image_id) not in left_out]
+    train = [_train_row(item, parts, mistakes) for item in kept if readable]
+    as_declared = parts and settings.classes == "from train"
+    classes = parts.classes if parts and as_declared else _classes(train, settings, found, mistakes)
+    for row in train:
+        if label := fixes.get(row["image_id"]):
+            if parts:
+                parts.set_label(row, label)
+            row["label"] = label
+    _check_labels(train, classes, settings, found, mistakes)
+    _add_groups(train, found, settings, mistakes)
+    test = [{**item.raw, "image_id": item.image_id, "path": item.path} for item in found.test if item.path]
+    label_column = found.sample_columns[1]
+    placeholders = [row.get(label_column, "") for row in found.sample]
+    sample_name = shown(found.sample_csv) if found.sample_csv else ""
+    label_texts = _label_texts(classes, placeholders, sample_name, label_column, mistakes)
+    for row in test:
+        row.pop(label_column, None)  # the sample's placeholder is not a prediction
+    trained_on = {row["path"]: row[WHERE] for row in train}
+    for row in test:
+        if row["path"] in trained_on:
+            told = f"test image {row['image_id']!r} is a training image too ({trained_on[row['path']]})"
+            mistakes.append(Mistake(row[WHERE], told, "valid: an image on one side only", "images in train and test"))
+    return Competition(
+        name=settings.name,
+        metric=settings.metric,
+        classes=classes,
+        has_groups=found.has_groups or settings.group_pattern != "none",
+        train_rows=train,
+        test_rows=test,
+        sample_columns=found.sample_columns,
+        sample_csv=found.sample_csv,
+        label_texts=label_texts,
+        mistakes=mistakes,
+        notes=found.notes,
+        parts={name: part.values for name, part in settings.parts.items()},
+        class_means=parts.means if parts else (),
+        root=found.root,
+        n_unused=found.n_unused,
+    )
+
+
+def _train_row(item: Item, parts: Scheme | None, mistakes: list[Mistake]) -> Row:
+    contract = {"image_id": item.image_id, "path": item.path, "label": item.label, "group": item.group}
+    if parts:
+        contract |= parts.read(item.raw, item.image_id, mistakes)
+    return {**item.raw, **contract}
+
+
+def _read_fixes(settings: Declared, train: list[Item], mistakes: list[Mistake]) -> dict[str, str]:
+    """Id to new label, empty to leave the row out: the user's corrections, beside the organisers' untouched files."""
+    if settings.fixes_csv == "none":
+        return {}
+    path = ROOT / settings.fixes_csv
+    rows = read_table(path, "competition.fixes_csv", ["image_id", "label"], mistakes, "the repository")
+    known = {item.image_id for item in train}
+    fixes: dict[str, str] = {}
+    for row in rows:
+        image_id = row["image_id"]
+        if image_id not in known:
+            hint = nearest(image_id, known) if len(mistakes) < 10 else ""
+            valid = f"valid: an id of {found_place(train)}"
+            mistakes.append(Mistake(row[WHERE], f"no training image {image_id!r}{hint}", valid, "fixes"))
+        elif fixes.setdefault(image_id, row["label"]) != row["label"]:
+            found = f"another label for {image_id!r} than before"
+            mistakes.append(Mistake(row[WHERE], found, "valid: one label an image, or none to leave it out", "fixes"))
+    return fixes
+
+
+def found_place(train: list[Item]) -> str:
+    """The table that training rows come from, for messages."""
+    return train[0].raw[WHERE].rpartition(":")[0] if train else "the training table"
+
+
+def _add_groups(train: list[Row], found: Found, settings: Declared, mistakes: list[Mistake]) -> None:
+    """The group by pattern; an empty one is a mistake; without groups the key is gone."""
+    pattern = None
+    if settings.group_pattern != "none":
+        try:
+            pattern = re.compile(settings.group_pattern)
+        except re.error as error:
+            valid = "valid: a regular expression whose first (...) is the group, e.g. ^([^_]+)_"
+            told = f"{settings.group_pattern!r}: {error}"
+            mistakes.append(Mistake("competition.group_pattern", told, valid, "group pattern"))
+            return
+    for row in train:
+        if pattern:
+            match = pattern.search(row["image_id"])
+            row["group"] = "" if not match else match[1] or "" if pattern.groups else match[0]
+            if not row["group"]:
+                told = f"the id {row['image_id']!r} has no group by {settings.group_pattern}"
+                valid = "valid: ids that competition.group_pattern matches"
+                mistakes.append(Mistake(row[WHERE], told, valid, "empty groups", row["image_id"]))
+        elif not found.has_groups:
+            del row["group"]
+        elif not row["group"]:
+            valid = "valid: a value in the group's column (competition.group_column)"
+            mistakes.append(Mistake(row[WHERE], "the group is empty", valid, "empty groups", row["image_id"]))
+
+
+def _classes(train: list[Row], settings: Declared, found: Found, mistakes: list[Mistake]) -> tuple[str, ...]:
+    """The classes in order: as set, or as found in train, by number where all are numbers."""
+    if settings.classes == "from train":
+        labels = {row["label"] for row in train}
+        named = sorted(labels - {""}, key=lambda c: (0, int(c), c) if c.isdecimal() else (1, 0, c))
+        if train and len(named) < 2:
+            told = f"{len(named)} class in column {found.label_column!r}"
+            mistakes.append(Mistake(found.train_place, told, "valid: at least two", "classes"))
+        return tuple(named)
+    if len(set(settings.classes)) < len(settings.classes):
+        mistakes.append(Mistake("competition.classes", "a class is named twice", "valid: each class once", "classes"))
+    return tuple(settings.classes)
+
+
+def _check_labels(
+    train: list[Row], classes: tuple[str, ...], settings: Declared, found: Found, mistakes: list[Mistake]
+) -> None:
+    """Labels that are no class, and classes that no row has."""
+    known = set(classes)
+    for row in train:
+        label = row["label"]
+        if label not in known and not (settings.parts and not label):  # what a part cannot read is told already
+            valid = f"valid: {', '.join(classes)}"
+            told = f"label {label!r} is no class{nearest(label, classes)}"
+            mistakes.append(Mistake(row[WHERE], told, valid, "labels in no class", row["image_id"]))
+    if not train or (settings.classes == "from train" and not settings.parts):
+        return
+    present = {row["label"] for row in train}
+    # Declared parts may have a combination that never occurs; a class that was named by hand is a slip.
+    told = found.notes if settings.parts else mistakes
+    for absent in [name for name in classes if name not in present]:
+        valid = "valid: a class that has training rows (competition.classes)"
+        told.append(Mistake(found.train_place, f"no row of class {absent!r}", valid, "classes"))
+
+
+def _label_texts(
+    classes: tuple[str, ...], placeholders: list[str], sample: str, column: str, mistakes: list[Mistake]
+) -> tuple[str, ...]:
+    """Each class as a submission writes it: whole numbers where the sample's placeholders are, decimal ones likewise.
+
+    Judged by what stands in the sample and by the classes, never by what happens to be predicted: a column of which
+    only `1` was predicted reads as a number even where another class is `10+`.
+    """
+    given = [text for text in placeholders if text]
+    values = [_number(text) for text in given]
+    if not given or any(value is None for value in values):
+        return classes  # blank promises no type, and a word takes any label
+    whole = all(text.lstrip("+-").isdecimal() for text in given)
+    texts = tuple(_written(name, whole) for name in classes)
+    if "" in texts or len(set(texts)) < len(texts):
+        kind = "whole numbers" if whole else "numbers"
+        found = f"column {column!r} holds {kind} such as {given[0]}, and the classes are {', '.join(classes)}"
+        mistakes.append(
+            Mistake(sample, found, f"valid: classes that are distinct {kind}, or a sample of words", "labels")
+        )
+        return classes
+    return texts
+
+
+def _written(name: str, whole: bool) -> str:
+    """A class in the sample's type; empty where it has no such form."""
+    value = _number(name)
+    if value is None:
+        return ""
+    if not whole:
+        return str(value)
+    return name if name.lstrip("+-").isdecimal() else str(int(value)) if value == int(value) else ""
+
+
+def _number(text: str) -> float | None:
+    """The finite number that a text says, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,1 @@
+"""A first look at the competition: facts as plain data, and findings that say what to do about them."""

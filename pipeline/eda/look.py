@@ -1,0 +1,134 @@
+"""The first look, whole: from tables and facts of images to findings and to the duplicates that folds keep together.
+
+In: a `Competition`, facts of its images (from the store; nothing is decoded here), content hashes. Out: `Look`: the
+findings as plain data for `findings.json` and the page, and the duplicates for the folds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.competition.contract import Competition
+from pipeline.config.data import Eda
+from pipeline.eda.duplicates import MIN_SIDE, NearPair, exact_sets, near_pairs, sets_of
+from pipeline.eda.findings import Seen, findings
+from pipeline.eda.groups import possible_groups
+from pipeline.eda.pictures import describe_images, outliers
+from pipeline.eda.shift import measure_shift
+from pipeline.eda.tables import conflicts, describe_tables
+
+N_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """findings: as in `findings.json`. duplicates: `{"exact": [[id, ...]], "near": [[id, ...]]}`, of training rows."""
+
+    findings: dict[str, Any]
+    duplicates: dict[str, list[list[str]]]
+
+
+def look(
+    competition: Competition,
+    train: np.ndarray,
+    test: np.ndarray,
+    contents: Sequence[str],
+    settings: Eda,
+    px: int,
+    step: Callable[[str], None],
+) -> Look:
+    """train, test: facts in the order of the rows. contents: hashes of both. px: the model's input. step: told what is
+    done next."""
+    n_train = len(train)
+    facts = np.concatenate([train, test])
+    step("looking for duplicates")
+    exact = exact_sets(contents, facts["pixels"])
+    sides = np.minimum(facts["width"], facts["height"])
+    near = near_pairs(facts["thumb"], sides, settings.near_bits, settings.near_correlation)
+    near = _without_exact(near, exact)
+    of_train = [[i for i in members if i < n_train] for members in exact]
+    near_sets = sets_of(n_train, [(pair.a, pair.b) for pair in near if pair.b < n_train])
+    # Copies come in twos and threes. Where what looks alike makes one great heap (handwritten ones, blank slides), it
+    # is no heap of copies, and to keep it together would ruin the folds for nothing.
+    heap = max(map(len, near_sets), default=0)
+    copies = heap <= max(30, n_train // 20)
+
+    ids = [row["image_id"] for row in competition.train_rows]
+    named = {
+        "exact": [[ids[i] for i in members] for members in of_train if len(members) > 1],
+        "near": [[ids[i] for i in members] for members in near_sets] if copies else [],
+    }
+    together = _together(competition, [members for members in [*of_train, *(near_sets if copies else [])] if members])
+    step("looking for groups that nobody declared")
+    suspects = possible_groups(competition, train["thumb"], train["colour"], together, settings.seed)
+    step("comparing the training set with the test set")
+    shift = measure_shift(train, test, together, settings.seed)
+
+    compared = bool((sides >= MIN_SIDE).mean() >= 0.5) if len(sides) else False
+    seen = Seen(
+        competition=competition,
+        train=train,
+        test=test,
+        exact=exact,
+        near=near,
+        heap=0 if copies else heap,
+        compared=compared,
+        conflicts=conflicts(competition),
+        outliers=outliers(facts),
+        shift=shift,
+        possible_groups=suspects,
+        px=px,
+    )
+    images = describe_images(train, test)
+    data = describe_tables(competition) | {"images": images, "shift": shift, "possible_groups": suspects}
+    data["duplicates"] = {
+        "exact_sets": len(named["exact"]),
+        "near_pairs": sum(pair.b < n_train for pair in near),
+        "across_train_test": len(seen.across),
+        "conflicting": len(seen.conflicting_copies),
+        "compared": compared,
+        "why_not": "" if compared else f"most images are smaller than {MIN_SIDE} px: copies and look-alikes are one",
+    }
+    data["findings"] = findings(seen)
+    data["samples"] = _samples(competition)
+    return Look(data, named)
+
+
+def _without_exact(near: list[NearPair], exact: list[list[int]]) -> list[NearPair]:
+    """Pairs that are not equal anyway."""
+    set_of = {row: n for n, members in enumerate(exact) for row in members}
+    return [p for p in near if p.a not in set_of or set_of[p.a] != set_of.get(p.b)]
+
+
+def _together(competition: Competition, sets: list[list[int]]) -> list[str]:
+    """The group of each training row when duplicates are merged in, "" for a row by itself."""
+    rows = competition.train_rows
+    first: dict[str, int] = {}
+    edges = [(members[0], other) for members in sets for other in members[1:]]
+    for i, row in enumerate(rows):
+        if competition.has_groups:
+            edges.append((first.setdefault(row["group"], i), i))
+    groups = [row.get("group", "") for row in rows]
+    for members in sets_of(len(rows), [edge for edge in edges if edge[0] != edge[1]]):
+        for i in members:
+            groups[i] = f"set {members[0]}"
+    return groups
+
+
+def _samples(competition: Competition) -> list[dict[str, Any]]:
+    """A few images of each class, of as many groups as there are, the same ones each time."""
+    by_class: dict[str, list[tuple[int, str]]] = {name: [] for name in competition.classes}
+    n_of_group: dict[tuple[str, str], int] = {}
+    for row in sorted(competition.train_rows, key=lambda row: row["image_id"]):
+        key = row["label"], row.get("group", row["image_id"])
+        n_of_group[key] = n_of_group.get(key, 0) + 1
+        by_class[row["label"]].append((n_of_group[key], row["image_id"]))
+    samples = []
+    for name, members in by_class.items():
+        ranked = sorted(members, key=lambda member: member[0])  # first one of every group, then second ones
+        first = [member for member in ranked if member[0] == ranked[0][0]]
+        spread = first[:: max(1, len(first) // N_SAMPLES)] if len(first) >= N_SAMPLES else ranked
+        samples.append({"class": name, "images": [f"train:{image_id}" for _, image_id in spread[:N_SAMPLES]]})
+    return samples

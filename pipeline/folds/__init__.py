@@ -1,0 +1,1 @@
+"""Which rows are validated by which model: `split` decides, `balance` how, `audit` proves it, `own` takes yours."""

@@ -1,0 +1,173 @@
+"""The split: fixed once, before any model, and the same for everybody.
+
+In: the competition's training rows, sets of duplicate images and the `folds` settings. Out: the folds table
+(`image_id, fold, label, group`, each training row once, sorted by id; with repeats `fold_1`, `fold_2`, ... besides) and
+its hash. The split is a function of the set of rows, not of their order, so an equal table that was downloaded again
+gives the same folds. `group` is what was kept whole: the declared group, joined with others where duplicates tie them.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pipeline.atomic import atomic
+from pipeline.competition.contract import WHERE, Competition, stratified_by
+from pipeline.config.data import Folds
+from pipeline.config.mistakes import Mistake, nearest
+from pipeline.folds.balance import share_out
+
+COLUMNS = ["image_id", "fold", "label", "group"]
+ALWAYS_TRAINED = -1  # the fold of rows that a hold-out never validates
+Sets = Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """One model's split. number: from 0 over all repeats; fold, repeat: which one it is."""
+
+    number: int
+    repeat: int
+    fold: int
+    column: str
+
+    def sides(self, table: pd.DataFrame, image_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(rows to train on, rows to validate): indices into `image_ids`."""
+        fold_of = dict(zip(table["image_id"], table[self.column], strict=True))
+        folds = np.array([fold_of[image_id] for image_id in image_ids])
+        return np.flatnonzero(folds != self.fold), np.flatnonzero(folds == self.fold)
+
+
+def splits(table: pd.DataFrame) -> list[Split]:
+    """One for each model that the table asks for, repeats one after the other."""
+    columns = [column for column in table.columns if column == "fold" or column.startswith("fold_")]
+    found: list[Split] = []
+    for repeat, column in enumerate(columns):
+        folds = sorted(int(fold) for fold in table[column].unique() if fold != ALWAYS_TRAINED)
+        found += [Split(len(found) + i, repeat, fold, column) for i, fold in enumerate(folds)]
+    return found
+
+
+def merged_groups(competition: Competition, duplicates: Sets = ()) -> dict[str, str]:
+    """Id to group: declared groups, joined where a set of duplicates reaches over several; "" for a row by itself."""
+    members: dict[str, set[str]] = {}  # name of a node (group or single row) -> names joined with it, by union-find
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        while parent.setdefault(name, name) != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    node_of = {
+        row["image_id"]: f"group {row['group']}" if competition.has_groups else f"image {row['image_id']}"
+        for row in competition.train_rows
+    }
+    for duplicate in duplicates:
+        nodes = [root(node_of[image_id]) for image_id in duplicate if image_id in node_of]
+        for node in nodes[1:]:
+            low, high = sorted((root(nodes[0]), root(node)))
+            parent[high] = low
+    for node in sorted(set(node_of.values())):
+        members.setdefault(root(node), set()).add(node.partition(" ")[2])
+    named = {top: _joined(sorted(names), competition.has_groups) for top, names in members.items()}
+    return {image_id: named[root(node)] for image_id, node in node_of.items()}
+
+
+def _joined(names: list[str], are_groups: bool) -> str:
+    if not are_groups:
+        return f"copies of {names[0]}" if len(names) > 1 else ""
+    return "+".join(names[:3]) + (f"+{len(names) - 3} more" if len(names) > 3 else "")
+
+
+def check_folds(competition: Competition, settings: Folds, duplicates: Sets = ()) -> list[Mistake]:
+    """Columns to stratify by that are not there, and classes too small to stand in each fold's validation part."""
+    if settings.file != "none" or not competition.train_rows:
+        return []
+    mistakes = []
+    if settings.stratify != "off":
+        valid = _stratifiable(competition)
+        for name in settings.stratify:
+            if name not in valid:
+                told = f"found {name!r}{nearest(name, valid)}"
+                mistakes.append(Mistake("folds.stratify", told, f"valid: off, or some of {', '.join(valid)}", "folds"))
+    group_of = merged_groups(competition, duplicates)
+    units: dict[str, set[str]] = {}
+    for row in competition.train_rows:
+        if row["label"] in competition.classes:  # else a mistake of its own
+            units.setdefault(row["label"], set()).add(group_of[row["image_id"]] or row["image_id"])
+    needed = 2 if settings.holdout != "off" else settings.k
+    if settings.stratify == "off":
+        n = len(set().union(*units.values())) if units else 0
+        if n < needed:
+            mistakes.append(
+                Mistake("folds.k", f"found {needed}, more than the {n} groups or rows", "valid: fewer", "folds")
+            )
+        return mistakes
+    small = {label: len(members) for label, members in units.items() if len(members) < needed}
+    if small:
+        what = "groups" if competition.has_groups else "rows"
+        named = ", ".join(f"{label!r} ({n})" for label, n in sorted(small.items(), key=lambda item: item[1])[:10])
+        told = f"found {needed}, more than the {what} of class {named}"
+        smallest = min(small.values())
+        within = f"2 to {smallest}" if smallest >= 2 else f"no k at all until that class has two {what}"
+        mistakes.append(Mistake("folds.k", told, f"valid: {within}; or folds.stratify=off", "folds"))
+    return mistakes
+
+
+def make_folds(competition: Competition, settings: Folds, duplicates: Sets = ()) -> pd.DataFrame:
+    """The folds table: each group and each set of duplicates in one fold, shares as even as that allows."""
+    rows = sorted(competition.train_rows, key=lambda row: row["image_id"])
+    group_of = merged_groups(competition, duplicates)
+    groups = [group_of[row["image_id"]] for row in rows]
+    units, unit_of = np.unique([group or f"\0{row['image_id']}" for group, row in zip(groups, rows, strict=True)],
+                               return_inverse=True)  # fmt: skip
+    indicators = _indicators(rows, settings)
+    vectors = np.zeros((len(units), indicators.shape[1]))
+    np.add.at(vectors, unit_of, indicators)
+    held_out = settings.holdout if settings.holdout != "off" else 0.0
+    shares = np.array([held_out, 1 - held_out]) if held_out else np.full(settings.k, 1 / settings.k)
+    table = {"image_id": [row["image_id"] for row in rows]}
+    for repeat in range(settings.repeats):
+        fold = share_out(vectors, shares, np.random.default_rng([settings.seed, repeat]))[unit_of]
+        table[f"fold_{repeat}" if repeat else "fold"] = np.where(fold == 1, ALWAYS_TRAINED, fold) if held_out else fold
+    frame = pd.DataFrame(table | {"label": [row["label"] for row in rows], "group": groups})
+    return frame[[*COLUMNS, *(column for column in frame.columns if column.startswith("fold_"))]]
+
+
+def _stratifiable(competition: Competition) -> list[str]:
+    own = {"image_id", "path", "label", "group", WHERE}
+    columns = [key for key in competition.train_rows[0] if key not in own and ":" not in key]
+    return ["class", *competition.parts, *(column for column in columns if column not in competition.parts)]
+
+
+def _indicators(rows: list[dict[str, str]], settings: Folds) -> np.ndarray:
+    """(N, I) float: one column of ones for the number of rows, then one for each value that is to be shared out."""
+    names = () if settings.stratify == "off" else settings.stratify
+    blocks = [np.ones((len(rows), 1))]
+    for name in names:
+        values, codes = np.unique([stratified_by(row, name) for row in rows], return_inverse=True)
+        blocks.append(np.eye(len(values))[codes])
+    return np.concatenate(blocks, axis=1)
+
+
+def write_folds(folds: pd.DataFrame, path: Path) -> str:
+    """Writes the table and returns its hash, which everything trained on it carries."""
+    with atomic(path) as temporary:
+        folds.to_csv(temporary, index=False, lineterminator="\n")
+    return folds_hash(path)
+
+
+def read_folds(path: Path) -> pd.DataFrame:
+    """The table, with ids, labels and groups as the strings they are."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    folds = [column for column in table.columns if column == "fold" or column.startswith("fold_")]
+    return table.astype(dict.fromkeys(folds, "int64"))
+
+
+def folds_hash(path: Path) -> str:
+    """16 hex digits of SHA-256 of the file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]

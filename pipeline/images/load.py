@@ -1,0 +1,75 @@
+"""From rows of a competition to one uint8 array through the fixed preprocessing, out of the store or the files.
+
+In: rows and a `Preprocessing`. Out: `(N, px, px, channels)` uint8, in the order of the rows. Validation, out-of-fold
+and test all come through here. From the files it is timm's evaluation transform to the pixel; from the store it is that
+too where the file was not larger than the store, and else within `TOLERANCE` of it on photographs.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.competition.contract import Row
+from pipeline.config.data import Preprocessing
+from pipeline.config.mistakes import Mistake, Mistakes
+from pipeline.images.decode import Unreadable, open_image, resize_and_crop
+from pipeline.images.store import Store, unreadable
+
+TOLERANCE = {"mean": 1.0, "99.9 %": 8.0}  # grey levels of 255 between store and file, tested on photo-like images
+IN_MEMORY = 1 << 30  # bytes; larger arrays lie in a file without a name, so that they may exceed the memory
+
+
+def load_images(
+    rows: Sequence[Row], spec: Preprocessing, store: Store | None = None, hashes: Sequence[str] = ()
+) -> np.ndarray:
+    """`(N, px, px, C)` uint8, C = 3 for RGB and 1 for L. Raises `Mistakes` naming every unreadable file.
+
+    store, hashes: where the pixels are, and the content hash of each row; without them the files are decoded.
+    """
+    channels = {"RGB": 3, "L": 1}[spec.mode]
+    images = _array((len(rows), spec.px, spec.px, channels), store.folder.parent if store else None)
+
+    def fill(index: int) -> Mistake | None:
+        stored = store.pixels(hashes[index]) if store else None
+        try:
+            image = open_image(rows[index]["path"])[0] if stored is None else as_image(stored)
+        except Unreadable as error:
+            return unreadable(rows[index], error)
+        images[index] = resize_and_crop(image, spec)
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter lock while it resizes
+        mistakes = [mistake for mistake in pool.map(fill, range(len(rows))) if mistake]
+    if mistakes:
+        raise Mistakes(mistakes)
+    return images
+
+
+def load_thumbnails(rows: Sequence[Row], side: int, store: Store, hashes: Sequence[str]) -> list[np.ndarray]:
+    """(h, w, 1 or 3) uint8 each, whole images with a long side of at most `side`."""
+    thumbnails = []
+    for row, content in zip(rows, hashes, strict=True):
+        stored = store.pixels(content)
+        image = open_image(row["path"], side)[0] if stored is None else as_image(stored)
+        image.thumbnail((side, side))
+        thumbnails.append(np.asarray(image).reshape(image.height, image.width, -1))
+    return thumbnails
+
+
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """(h, w, 1 or 3) uint8 as an image of mode L or RGB."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _array(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
+    if int(np.prod(shape)) <= IN_MEMORY or folder is None:
+        return np.empty(shape, np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:  # gone when the array is, whatever ends this process
+        file.truncate(int(np.prod(shape)))
+        return np.memmap(file, np.uint8, "r+", shape=shape)

@@ -1,0 +1,239 @@
+"""The image store: every file is decoded once in the project's life, and read from a memory map ever after.
+
+In: rows of a competition and the content hashes of their files. Out: uint8 pixels with a short side of at most `side`,
+and the facts of each image. Keyed by content, so a file that was renamed or downloaded again costs nothing and one that
+changed is noticed.
+
+Two files: `pixels.bin`, images one behind the other, and `index.bin`, one fixed-size record each. A record is written
+only after its pixels are on the disk, so whatever kills a build leaves whole records and perhaps a tail that no record
+names, which the next build cuts off. One process writes at a time; readers need no lock.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from pipeline.atomic import atomic
+from pipeline.competition.contract import WHERE, Row
+from pipeline.config.data import STORE_SIDES, Preprocessing
+from pipeline.config.mistakes import Mistake, Mistakes, shown
+from pipeline.images.content import MISSING
+from pipeline.images.decode import BROKEN, FORMATS, Unreadable, open_image, shrink
+from pipeline.images.facts import RECORD, SIDE, facts_of
+
+VERSION = "podium images 1"
+CHUNK = 128  # images between two writes: what a kill can cost
+RESERVE = 1 << 30  # bytes of disk that stay free
+Side = int | Literal["off"]
+
+
+def side_for(setting: int | Literal["auto", "off"], spec: Preprocessing) -> Side:
+    """The store's short side for a model's preprocessing. `auto` takes one that many models share."""
+    if setting != "auto":
+        return setting
+    needed = int(spec.px / spec.crop)
+    return next((side for side in STORE_SIDES if side >= needed), needed)
+
+
+def check_side(setting: int | Literal["auto", "off"], spec: Preprocessing) -> list[Mistake]:
+    """A store that is smaller than what the model is to see would enlarge what it had shrunk."""
+    needed = int(spec.px / spec.crop)
+    if not isinstance(setting, int) or setting >= needed:
+        return []
+    found = f"found {setting}, and the preprocessing needs a short side of {needed} (images.px / images.crop)"
+    return [Mistake("images.store", found, f"valid: {needed} or more, auto, or off", "image store")]
+
+
+class Store:
+    """Pixels and facts under `folder`; with side `off`, facts alone."""
+
+    def __init__(self, folder: Path, side: Side):
+        self.folder = folder
+        self.side: Side = side
+        self._pixels_path, self._index_path = folder / "pixels.bin", folder / "index.bin"
+        self._records: Any = np.zeros(0, RECORD)
+        self._row_of: dict[bytes, int] = {}
+        self._map: np.ndarray = np.zeros(0, np.uint8)
+        if folder.is_dir() and self._is_ours():
+            self._read()
+
+    @property
+    def n_bytes(self) -> int:
+        """On the disk."""
+        paths = (self._pixels_path, self._index_path)
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
+    def missing(self, hashes: Sequence[str]) -> list[int]:
+        """Rows whose content is not in the store, one row for each content."""
+        first: dict[str, int] = {}
+        for i, content in enumerate(hashes):
+            if content != MISSING and content.encode() not in self._row_of:
+                first.setdefault(content, i)
+        return list(first.values())
+
+    def facts(self, hashes: Sequence[str]) -> np.ndarray:
+        """(N,) records, in the order asked for. Raises KeyError for a content that is not in the store."""
+        return self._records[[self._row_of[content.encode()] for content in hashes]]
+
+    def pixels(self, content: str) -> np.ndarray | None:
+        """(h, w, C) uint8, a view of the memory map, C = 1 for grey files; None where the store holds none."""
+        row = self._row_of.get(content.encode())
+        if row is None or self.side == "off":
+            return None
+        record = self._records[row]
+        shape = tuple(int(n) for n in record["stored"])
+        start = int(record["offset"])
+        return self._map[start : start + shape[0] * shape[1] * shape[2]].reshape(shape)
+
+    def build(self, rows: Sequence[Row], hashes: Sequence[str], advance: Callable[[int], None]) -> list[Mistake]:
+        """Decodes what is missing and returns a `Mistake` for each file that is no whole image.
+
+        advance: told how many images are done. Raises `Mistakes` where the disk has no room, before it writes.
+        """
+        if not self.missing(hashes):
+            return []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._locked():
+            self._make_ready()
+            todo = self.missing(hashes)  # another process may have done some of it meanwhile
+            self._check_disk([rows[i]["path"] for i in todo])
+            mistakes: list[Mistake] = []
+            with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter lock
+                chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
+                under_way = pool.map(lambda i: self._decode(rows[i], hashes[i]), chunks[0] if chunks else [])
+                for chunk, following in zip(chunks, [*chunks[1:], []], strict=False):
+                    done = list(under_way)
+                    under_way = pool.map(
+                        lambda i: self._decode(rows[i], hashes[i]), following
+                    )  # while this one is written
+                    mistakes += [result for result in done if isinstance(result, Mistake)]
+                    self._append([result for result in done if not isinstance(result, Mistake)])
+                    advance(len(chunk))
+            self._read()
+        return mistakes
+
+    def _decode(self, row: Row, content: str) -> tuple[np.ndarray, np.ndarray] | Mistake:
+        """(record, pixels), or why there are none."""
+        side = SIDE if self.side == "off" else self.side
+        try:
+            image, file = open_image(row["path"], side)
+            small = shrink(image, side)
+            array = np.ascontiguousarray(small)
+            record = facts_of(small, array, file)
+        except (Unreadable, *BROKEN) as error:
+            return unreadable(row, error)
+        pixels = np.zeros(0, np.uint8)
+        if self.side != "off":
+            record["stored"] = (*array.shape[:2], 1 if array.ndim == 2 else 3)
+            pixels = array.reshape(-1)
+        record["content"] = content
+        return record, pixels
+
+    def _append(self, done: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        if not done:
+            return
+        with self._pixels_path.open("ab") as file:
+            offset = file.tell()
+            for record, pixels in done:
+                record["offset"] = offset
+                offset += pixels.nbytes
+                file.write(pixels.data)
+            file.flush()
+            os.fsync(file.fileno())
+        with self._index_path.open("ab") as file:
+            file.write(np.stack([record for record, _ in done]).tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _read(self) -> None:
+        """Whole records whose pixels are there; a tail that a kill left is not looked at."""
+        size = self._index_path.stat().st_size if self._index_path.is_file() else 0
+        n = size // RECORD.itemsize
+        records: Any = np.fromfile(self._index_path, RECORD, count=n) if n else np.zeros(0, RECORD)
+        n_pixels = self._pixels_path.stat().st_size if self._pixels_path.is_file() else 0
+        whole = _ends(records) <= n_pixels
+        self._records = records if whole.all() else records[: int(whole.argmin())]
+        self._row_of = {content: i for i, content in enumerate(self._records["content"].tolist())}
+        if n_pixels:
+            self._map = np.memmap(self._pixels_path, np.uint8, "r")
+
+    def _make_ready(self) -> None:
+        """Under the lock: a store of this version, cut to its whole records."""
+        header = self.folder / "store.json"
+        if not self._is_ours():
+            if self._index_path.exists():
+                print(f"images  {shown(self.folder)} is of another version and is made anew", file=sys.stderr)
+            for path in (self._index_path, self._pixels_path):
+                path.unlink(missing_ok=True)
+            with atomic(header) as temporary:
+                temporary.write_text(json.dumps(self._header()))
+        self._read()
+        self._map = np.zeros(0, np.uint8)  # no map may be open over a file that is cut
+        ends = _ends(self._records)
+        for path, size in ((self._index_path, self._records.nbytes), (self._pixels_path, int(ends.max(initial=0)))):
+            if path.is_file() and path.stat().st_size > size:
+                os.truncate(path, size)
+
+    def _header(self) -> dict:
+        return {"version": VERSION, "side": self.side, "record": str(RECORD.descr)}
+
+    def _is_ours(self) -> bool:
+        try:
+            return json.loads((self.folder / "store.json").read_text()) == self._header()
+        except (OSError, ValueError):
+            return False
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        with (self.folder / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system, however this process ends
+            yield
+
+    def _check_disk(self, paths: list[str]) -> None:
+        """Raises `Mistakes` where the images would not fit, by the sizes that a sample of files names."""
+        needed = estimate(paths, self.side)
+        free = shutil.disk_usage(self.folder).free - RESERVE
+        if needed > free:
+            found = (
+                f"{len(paths):,} images need about {needed / 1e9:,.1f} GB, and {max(free, 0) / 1e9:,.1f} GB are free"
+            )
+            valid = "valid: a smaller images.store, images.store=off (decodes anew each time), or more room"
+            raise Mistakes([Mistake(shown(self.folder), found, valid, "disk")])
+
+
+def estimate(paths: Sequence[str], side: Side) -> int:
+    """Bytes that the store would take for these files, from the headers of at most 100 of them."""
+    if side == "off" or not paths:
+        return len(paths) * RECORD.itemsize
+    sizes = []
+    for path in paths[:: max(1, len(paths) // 100)]:
+        try:
+            with Image.open(path, formats=FORMATS) as image:
+                scale = min(1.0, side / min(image.size))
+                channels = 1 if image.mode in ("L", "1", "LA") else 3
+                sizes.append(image.width * image.height * scale**2 * channels)
+        except BROKEN:  # told when it is decoded
+            continue
+    return int(len(paths) * (float(np.mean(sizes)) if sizes else 0.0)) + len(paths) * RECORD.itemsize
+
+
+def unreadable(row: Row, error: BaseException) -> Mistake:
+    """A file that is no whole image, with its reason."""
+    found = f"image {row['image_id']!r} is unreadable: {error}"
+    valid = f"valid: a whole image file ({', '.join(FORMATS)}) at {shown(Path(row['path']))}"
+    return Mistake(row[WHERE], found, valid, "unreadable images", row["image_id"] if "label" in row else "")
+
+
+def _ends(records: np.ndarray) -> np.ndarray:
+    """(N,) where the pixels of each record end; never falling in a whole index, since images are appended."""
+    return records["offset"].astype(np.int64) + records["stored"].astype(np.int64).prod(axis=1)

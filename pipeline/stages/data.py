@@ -1,0 +1,132 @@
+"""The stages before any model: `eda` looks at what the organisers gave, `folds` splits it once and for all."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from typing import Any
+
+from pipeline import receipts
+from pipeline.atomic import atomic
+from pipeline.competition.contract import stratified_by
+from pipeline.config.mistakes import Mistakes, shown
+from pipeline.config.settings import ROOT, fingerprint
+from pipeline.receipts import Receipt
+from pipeline.work import Work, say
+
+
+def eda(work: Work) -> Receipt:
+    """Reads the tables and decodes every image. Leaves `findings.json`, `eda.html`, pictures and `duplicates.json`."""
+    competition = work.competition
+    if competition.mistakes:
+        work.check()
+    inputs = work.eda_inputs
+    if done := work.done("eda", inputs, fetchable=False):
+        return done
+    work.check()
+    started = time.perf_counter()
+    from pipeline.eda.look import look
+    from pipeline.images.load import load_thumbnails
+    from pipeline.progress import Steps
+    from pipeline.report.eda_page import findings_lines, thumbnails_wanted, write_eda
+
+    with Steps("eda") as step:
+        train_facts, test_facts = (work.store.facts(hashes) for hashes in work.contents)
+        contents = [*work.contents[0], *work.contents[1]]
+        seen = look(competition, train_facts, test_facts, contents, work.settings.eda, work.preprocessing.px, step)
+        findings: dict[str, Any] = seen.findings | {"made": {"code_version": receipts.code_version()}}
+        step("drawing the page")
+        sides = {"train": competition.train_rows, "test": competition.test_rows}
+        rows = [row for members in sides.values() for row in members]
+        places = {f"{side}:{row['image_id']}": row["path"] for side, members in sides.items() for row in members}
+        index = {key: i for i, key in enumerate(places)}
+        wanted = thumbnails_wanted(findings)
+        chosen = [index[key] for key in wanted]
+        pictures = load_thumbnails([rows[i] for i in chosen], 112, work.store, [contents[i] for i in chosen])
+        folder = work.folder / "eda"
+        folder.mkdir(parents=True, exist_ok=True)
+        files = write_eda(findings, dict(zip(wanted, pictures, strict=True)), folder)
+        for name, data in (("findings.json", findings), ("duplicates.json", seen.duplicates)):
+            with atomic(folder / name) as temporary:
+                temporary.write_text(json.dumps(data, indent=1))
+            files.append(folder / name)
+    with work.run("eda", "eda", inputs, {}) as run_id:
+        for path in files:
+            work.tracker.artifact(run_id, path)
+        shown_facts = ("n_train", "n_test", "n_classes", "n_groups", "imbalance_ratio")
+        work.tracker.metrics(run_id, {key: float(findings[key]) for key in shown_facts})
+    n_of_class = [entry["n"] for entry in findings["classes"]]
+    classes = f"{findings['n_classes']} classes of {min(n_of_class):,} to {max(n_of_class):,}"
+    counted = f"{findings['n_train']:,} training and {findings['n_test']:,} test images, all readable"
+    say("eda", f"{counted}; {classes}")
+    for line in findings_lines(findings):
+        say("eda", line)
+    say("eda", f"page {shown(folder / 'eda.html')}")
+    figures = {key: findings[key] for key in (*shown_facts, "duplicates")}
+    return work.finish("eda", inputs, files, run_id, figures, started)
+
+
+def folds(work: Work) -> Receipt:
+    """Splits the training rows. Leaves `folds.csv`, whose hash everything trained on it carries, and its audit."""
+    seen = eda(work)
+    competition, settings = work.competition, work.settings.folds
+    known = json.loads(work.resolve(seen, "duplicates.json").read_text())
+    kinds = {"together": ("exact", "near"), "exact": ("exact",), "off": ()}[settings.duplicates]
+    duplicates = sorted(sorted(members) for kind in kinds for members in known[kind])
+    own = ROOT / settings.file if settings.file != "none" else None
+    inputs = {
+        **work.settings.flat("folds"),
+        "tables": competition.tables_hash,
+        "duplicates": fingerprint(duplicates),
+        "stratified by": fingerprint(_strata(work)),
+        "own table": receipts.sha256(own)[:16] if own and own.is_file() else "none",
+    }
+    if done := work.done("folds", inputs):
+        work.resolve(done, "folds.csv")  # a table that was edited since is refused here, by name
+        return done
+    work.check()
+    started = time.perf_counter()
+    from pipeline.folds.audit import audit_folds, audit_lines
+    from pipeline.folds.own import read_own_folds
+    from pipeline.folds.split import check_folds, make_folds, write_folds
+
+    if mistakes := check_folds(competition, settings, duplicates):  # again, now that duplicates count as one
+        raise Mistakes(mistakes)
+    table = read_own_folds(own, competition, duplicates) if own else make_folds(competition, settings, duplicates)
+    audit = audit_folds(table, competition, duplicates)
+    path, audit_path = work.folder / "folds.csv", work.folder / "folds-audit.json"
+    hash_ = write_folds(table, path)
+    with atomic(audit_path) as temporary:
+        temporary.write_text(json.dumps(asdict(audit), indent=1))
+    with work.run("folds", f"folds · {hash_[:8]}", inputs, {"folds": hash_}) as run_id:
+        work.tracker.params(run_id, inputs)
+        work.tracker.metrics(run_id, audit.metrics())
+        for file in (path, audit_path):
+            work.tracker.artifact(run_id, file)
+    say("folds", f"{_scheme(work)}; hash {hash_}")
+    for line in audit_lines(audit, competition.classes):
+        say("folds", line)
+    figures = {**audit.metrics(), "n_models": audit.n_models, "hash": hash_}
+    return work.finish("folds", inputs, [path, audit_path], run_id, figures, started)
+
+
+def _strata(work: Work) -> list[list[str]]:
+    """What rows say under the names that folds are stratified by, beside the class."""
+    names = work.settings.folds.stratify
+    if names in ("off", ("class",)):
+        return []
+    rows = work.competition.train_rows
+    return sorted([row["image_id"], *(stratified_by(row, name) for name in names)] for row in rows)
+
+
+def _scheme(work: Work) -> str:
+    """The split in a few words."""
+    settings = work.settings.folds
+    if settings.file != "none":
+        return f"your own table, {settings.file}"
+    by = "not stratified" if settings.stratify == "off" else f"stratified by {', '.join(settings.stratify)}"
+    if settings.holdout != "off":
+        return f"a hold-out of {settings.holdout:.0%}, {by}"
+    times = f", {settings.repeats} times" if settings.repeats > 1 else ""
+    return f"{settings.k} folds{times}, {by}"

@@ -1,0 +1,160 @@
+"""The stage that trains: k folds to checkpoints, an out-of-fold table and its score."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import receipts
+from pipeline.atomic import atomic
+from pipeline.config.settings import fingerprint
+from pipeline.receipts import Receipt
+from pipeline.stages.data import folds
+from pipeline.work import Work, say
+
+if TYPE_CHECKING:
+    from pipeline.crossval import CrossValidation
+    from pipeline.train import EpochRecord, TrainingData
+
+
+def train(work: Work) -> Receipt:
+    """Cross-validates. Leaves `train-FINGERPRINT/` with a checkpoint a fold, `oof.parquet` and `history.json`."""
+    fold_receipt = folds(work)
+    settings, competition = work.settings, work.competition
+    inputs = {
+        **settings.flat("images", "folds", "model", "augment", "train"),
+        "weights": work.weights_hash,
+        "metric": competition.metric,
+        "classes": list(competition.classes),
+        "folds": fold_receipt.figures["hash"],
+        "train images": work.image_hashes[0],
+    }
+    if done := work.done("train", inputs):
+        return done
+    work.check()
+    started = time.perf_counter()
+    from pipeline.crossval import cross_validate
+    from pipeline.folds.split import read_folds, splits
+    from pipeline.model import pick_device
+    from pipeline.progress import TrainingProgress
+
+    folder = work.folder / f"train-{fingerprint(inputs)[:12]}"
+    finished = receipts.read(work.folder, "train")
+    if work.force and work.target == "train" and finished and finished.fingerprint == fingerprint(inputs):
+        shutil.rmtree(folder, ignore_errors=True)
+        receipts.remove(work.folder, "train")  # a kill from here on leaves unfinished work, which is gone on with
+    folder.mkdir(parents=True, exist_ok=True)
+    table = read_folds(work.resolve(fold_receipt, "folds.csv"))
+    data = _training_data(work)
+    identity = identity_of(fingerprint(inputs), inputs)
+    runs_file = folder / "runs.json"  # a killed command's runs are gone on with, not left RUNNING beside new ones
+    runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
+    runs = runs if work.tracker.exists(runs.get("cv", "")) else {}
+    k, epochs, device = len(splits(table)), settings.train.epochs, pick_device(settings.train.device)
+    told = f"{settings.model.name} on {len(data.targets):,} images, {k} folds of {epochs} epochs, on {device} ..."
+    say("train", told)
+    title = f"cv · {settings.model.name} · {settings.train.loss.name}"
+    tags = {**identity, "folds_run": fold_receipt.run_id}
+    with work.run("cv", title, inputs, tags, resume=runs.get("cv", "")) as run_id:
+        runs["cv"] = run_id
+        work.tracker.params(run_id, settings.flat())
+        with TrainingProgress(k, epochs, competition.metric) as progress:
+            log_epoch = _epoch_logger(work, runs, runs_file, {**work.tags("fold", inputs), **tags})
+
+            def on_epoch(record: EpochRecord) -> None:
+                log_epoch(record)
+                progress(record)
+
+            cv = cross_validate(data, table, settings, identity, receipts.code_version(), folder, on_epoch)
+        files = _log_cv(work, cv, runs, folder)
+        work.tracker.rename(run_id, f"{title} · {cv.score:.4f}")
+    figures = {"score": cv.score, "low": cv.interval.low, "high": cv.interval.high, "fold_scores": cv.fold_scores}
+    interval = f"95 % interval {cv.interval.low:.4f} to {cv.interval.high:.4f}"
+    spread = f"{min(cv.fold_scores):.4f} to {max(cv.fold_scores):.4f}"
+    say("train", f"{competition.metric} of all out-of-fold rows {cv.score:.4f} ({interval}); by fold {spread}")
+    return work.finish("train", inputs, files, run_id, figures, started)
+
+
+def identity_of(settings: str, inputs: dict[str, Any]) -> dict[str, str]:
+    """What every checkpoint of a training carries and is checked for: other settings, folds or images are refused."""
+    return {"settings": settings, "folds": inputs["folds"], "images": inputs["train images"]}
+
+
+def _training_data(work: Work) -> TrainingData:
+    """Every training image through the fixed preprocessing, in memory."""
+    import numpy as np
+    import torch
+
+    from pipeline.augment import image_keys
+    from pipeline.competition.labels import training_labels
+    from pipeline.images.load import load_images
+    from pipeline.train import TrainingData
+
+    competition, settings = work.competition, work.settings
+    spec = work.preprocessing
+    labels = [row["label"] for row in competition.train_rows]
+    trained = labels
+    if settings.train.label_bounds:
+        trained = training_labels(competition.train_rows, settings.competition, settings.train.label_bounds)
+        n = sum(a != b for a, b in zip(labels, trained, strict=True))
+        say("train", f"{n:,} of {len(labels):,} rows are trained on under another label than they are validated with")
+    index = {name: i for i, name in enumerate(competition.classes)}
+    ids = [row["image_id"] for row in competition.train_rows]
+    return TrainingData(
+        images=torch.from_numpy(load_images(competition.train_rows, spec, work.store, work.contents[0])),
+        targets=torch.tensor([index[label] for label in labels]),
+        train_targets=torch.tensor([index[label] for label in trained]),
+        image_ids=np.array(ids),
+        keys=image_keys(ids),
+        classes=competition.classes,
+        metric=competition.metric,
+        preprocessing=spec,
+    )
+
+
+def _epoch_logger(
+    work: Work, runs: dict[str, str], runs_file: Path, tags: dict[str, str]
+) -> Callable[[EpochRecord], None]:
+    """A child run a fold, one batch of metrics an epoch. runs: ids by `cv`, `fold-0`, ..., kept in `runs_file`."""
+
+    def on_epoch(record: EpochRecord) -> None:
+        key = f"fold-{record.fold}"
+        if key not in runs:
+            runs[key] = work.tracker.start(key, {**tags, "fold": str(record.fold)}, parent=runs["cv"])
+            work.tracker.params(runs[key], work.settings.flat("model", "train"))
+            work.tracker.settings(runs[key], work.settings.model_dump(mode="json"))
+            with atomic(runs_file) as temporary:
+                temporary.write_text(json.dumps(runs))
+        values = asdict(record)
+        values[f"valid_{work.competition.metric}"] = values.pop("score")
+        metrics = {name: values[name] for name in values if name not in ("fold", "epoch", "epochs")}
+        work.tracker.metrics(runs[key], metrics, step=record.epoch)
+        if record.epoch == record.epochs:
+            work.tracker.end(runs[key])
+
+    return on_epoch
+
+
+def _log_cv(work: Work, cv: CrossValidation, runs: dict[str, str], folder: Path) -> list[Path]:
+    """Scores, pictures and files to the parent run. Returns the files that later stages read."""
+    from pipeline.report import pictures
+
+    competition, tracker = work.competition, work.tracker
+    history = json.loads((folder / "history.json").read_text())
+    pictures.curves(history, competition.metric, folder / "curves.png")
+    predictions = cv.oof.filter(like="p_").to_numpy().argmax(axis=1)
+    pictures.confusion(cv.oof["target"].to_numpy(), predictions, competition.classes, folder / "confusion.png")
+    name = f"oof_{competition.metric}"
+    tracker.metrics(runs["cv"], {name: cv.score, f"{name}_low": cv.interval.low, f"{name}_high": cv.interval.high})
+    files = [*cv.checkpoints, folder / "oof.parquet", folder / "history.json"]
+    for path in [*files, folder / "curves.png", folder / "confusion.png", work.folder / "folds.csv"]:
+        tracker.artifact(runs["cv"], path)
+    for key, run_id in runs.items():
+        if key != "cv":
+            tracker.end(run_id)
+    return files
