@@ -1,19 +1,24 @@
 """Checkpoints carry all that inference needs, are whole or absent, and are not believed when they are not ours."""
 
+import io
 import json
+import time
 
+import huggingface_hub
 import pytest
 import safetensors.torch
 import timm
 import torch
 
+from pipeline import model as room
 from pipeline.config.data import Images, Preprocessing
 from pipeline.config.mistakes import Mistakes, Stopped
-from pipeline.config.settings import Experiment, Model
+from pipeline.config.settings import ROOT, Experiment, Model
 from pipeline.model import (
     CheckpointInfo,
     build_model,
     check_model,
+    check_pretrained,
     checkpoint_info,
     load_checkpoint,
     preprocessing,
@@ -119,3 +124,107 @@ def test_weights_that_cannot_be_downloaded_stop_with_what_to_do(monkeypatch):
 def settings(train=None, **model) -> Experiment:
     sections = {"images": {"mode": "L", "px": 32}, "model": model, "train": train or {}}
     return Experiment.model_validate({"competition": {"source": "digits"}, **sections})
+
+
+# --- pretrained weights without a hub ------------------------------------------------------------------------------
+
+SHARED = ROOT.parent / "shared/weights/tf_efficientnet_lite0.in1k.safetensors"
+
+
+@pytest.fixture
+def weights(tmp_path):
+    """A file of pretrained weights for `test_resnet`, as timm's own are: with a head of 1,000 classes."""
+    torch.manual_seed(5)
+    model = timm.create_model("test_resnet", num_classes=1000)
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file(model.state_dict(), path)
+    return path, model
+
+
+def test_weights_of_a_file_are_taken_all_but_the_head(weights):
+    path, source = weights
+    model = build_model(Model(name="test_resnet", weights=str(path)), 7, "RGB")
+    states = source.state_dict(), model.state_dict()
+    head = model.default_cfg["classifier"]
+    for name, tensor in states[0].items():
+        if not name.startswith(f"{head}."):
+            assert torch.equal(tensor, states[1][name]), name
+    assert states[1][f"{head}.weight"].shape[0] == 7
+    grey = build_model(Model(name="test_resnet", weights=str(path)), 7, "L")
+    first = model.default_cfg["first_conv"]
+    assert torch.allclose(
+        grey.get_submodule(first).weight, source.get_submodule(first).weight.sum(1, keepdim=True), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("none.safetensors", None, "there is no file"),
+        ("w.bin", b"\x80\x04pickle", "does not fit"),
+        ("w.safetensors", b"garbage", "does not fit"),
+    ],
+)
+def test_weights_that_are_none_are_told_before_any_work(experiment, tmp_path, name, content, part):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    settings = experiment(model={"name": "test_resnet", "weights": str(tmp_path / name)})
+    [mistake] = check_model(settings, 2)
+    assert mistake.where == "model.weights" and part in mistake.found and "safetensors" in mistake.valid
+
+
+def test_weights_of_another_model_are_told(experiment, weights):
+    [mistake] = check_model(experiment(model={"name": "test_vit", "weights": str(weights[0])}, images={"px": 160}), 2)
+    assert "lacks" in mistake.found and "of the model's tensors" in mistake.found
+    assert check_model(experiment(model={"name": "test_resnet", "weights": str(weights[0])}), 2) == []
+
+
+def test_without_a_network_pretrained_fails_at_once_with_what_to_do(experiment, monkeypatch):
+    settings = experiment(model={"name": "resnet18", "pretrained": True}, images={"px": 64})
+    [mistake] = check_model(settings, 2)  # the tests run with HF_HUB_OFFLINE
+    assert "HF_HUB_OFFLINE" in mistake.found and "model.weights=FILE" in mistake.valid
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    started = time.monotonic()
+    [mistake] = check_model(settings, 2)
+    assert "cannot be reached" in mistake.found and time.monotonic() - started < 20
+
+
+def test_a_hub_that_answers_and_weights_that_are_here_are_let_through(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(room.urllib.request, "urlopen", lambda request, timeout: io.BytesIO(b""))
+    assert check_pretrained("resnet18") == []
+    monkeypatch.setattr(room.urllib.request, "urlopen", lambda request, timeout: pytest.fail("asked"))
+    monkeypatch.setattr(
+        huggingface_hub, "try_to_load_from_cache", lambda repository, name: "/somewhere/model.safetensors"
+    )
+    assert check_pretrained("resnet18") == []
+
+
+@pytest.mark.skipif(not SHARED.is_file(), reason="the shared weights are not here")
+def test_the_models_own_mean_and_std_are_taken_and_imagenets_would_differ():
+    """On EfficientNet-Lite0 ImageNet's usual pair loses points silently; its own configuration says 0.5."""
+    model = Model(name="tf_efficientnet_lite0", weights=str(SHARED))
+    spec = preprocessing(Images(), model)
+    assert (spec.mean, spec.std, spec.px, spec.crop, spec.interpolation) == (
+        (0.5,) * 3,
+        (0.5,) * 3,
+        224,
+        0.875,
+        "bicubic",
+    )
+    network = timm.create_model(model.name, pretrained=True, pretrained_cfg_overlay={"file": str(SHARED)}).eval()
+    torch.manual_seed(0)
+    pixels = torch.rand(2, 3, 224, 224)
+    with torch.inference_mode():
+        own = network((pixels - 0.5) / 0.5)
+        usual = network(
+            (pixels - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+            / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        )
+    assert (own.softmax(1) - usual.softmax(1)).abs().max() > 0.01
+    mine = build_model(model, 18, "RGB").eval()
+    with torch.inference_mode():
+        assert torch.allclose(
+            mine.forward_features((pixels - 0.5) / 0.5), network.forward_features((pixels - 0.5) / 0.5), atol=1e-5
+        )

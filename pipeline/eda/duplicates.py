@@ -54,10 +54,10 @@ def near_pairs(thumbs: np.ndarray, sides: np.ndarray, max_bits: int, min_correla
 
     Images below `MIN_SIDE` and images of one colour are left out: nothing in them tells copies from look-alikes.
     """
+    if len(thumbs) < 2:
+        return []
     flat = thumbs.reshape(len(thumbs), -1).std(axis=1) < 2.0
     rows = np.flatnonzero((sides >= MIN_SIDE) & ~flat)
-    if len(rows) < 2:
-        return []
     thumbs = thumbs[rows]
     hashes = dict(_hashes(thumbs))
     upright = hashes[0, 0, 0]

@@ -1,0 +1,134 @@
+"""The first look: shift against memory, forgotten groups against chance, and what stands apart."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from pipeline.competition.contract import WHERE, Competition
+from pipeline.eda.groups import _auc_by_group, possible_groups
+from pipeline.eda.pictures import describe_images, outliers
+from pipeline.eda.shift import measure_shift
+from pipeline.eda.tables import conflicts, describe_tables
+from pipeline.images.facts import RECORD
+
+
+def facts(n: int, people: np.ndarray, seed: int, brighter: float = 0.0) -> np.ndarray:
+    """Records of photos: what a person looks like, and a little of each shot's own."""
+    rng = np.random.default_rng(seed)
+    out = np.zeros(n, RECORD)
+    out["width"], out["height"], out["mode"], out["format"] = 100, 80, b"RGB", b"JPEG"
+    looks = np.stack([np.random.default_rng([77, p]).normal(0.5, 0.12, 48) for p in people])
+    own = (looks + rng.normal(0, 0.03, (n, 48)) + brighter).clip(0, 1)
+    out["colour"] = (own * 255).astype(np.uint8).reshape(n, 4, 4, 3)
+    out["mean"] = own.reshape(n, 16, 3).mean(axis=1)
+    out["sq"] = out["mean"] ** 2 + own.reshape(n, 16, 3).var(axis=1)
+    out["brightness"], out["contrast"], out["blur"] = (
+        out["mean"].mean(axis=1),
+        own.std(axis=1),
+        np.exp(rng.normal(-5, 0.3, n)),
+    )
+    out["thumb"] = rng.integers(0, 255, (n, 32, 32))
+    return out
+
+
+def test_other_persons_are_no_shift_though_a_classifier_knows_them():
+    train, test = np.repeat(np.arange(80), 6), np.repeat(np.arange(80, 130), 6)
+    result = measure_shift(facts(480, train, 0), facts(300, test, 1), [str(p) for p in train], 0)
+    assert result["verdict"] == "alike"
+    assert result["auc"] > 0.6  # naively read: a shift
+    assert result["null_high"] > result["auc"] - 0.02
+
+
+def test_a_real_shift_is_found_and_named():
+    train, test = np.repeat(np.arange(80), 6), np.repeat(np.arange(80, 130), 6)
+    result = measure_shift(facts(480, train, 0), facts(300, test, 1, brighter=0.25), [str(p) for p in train], 0)
+    assert result["verdict"] == "shifted" and result["auc"] > 0.9 and result["low"] <= result["auc"] <= result["high"]
+    assert measure_shift(facts(480, train, 0), facts(300, test, 1)[:0], [], 0)["verdict"] == "not measured"
+
+
+def competition(people, ids=None, groups=False, labels=None, **columns) -> Competition:
+    rows = []
+    for i, person in enumerate(people):
+        row = {
+            "image_id": ids[i] if ids else f"i{i}",
+            "path": f"images/{i}.jpg",
+            "label": labels[i] if labels else "ab"[person % 2],
+            WHERE: f"t:{i}",
+        }
+        row |= {name: str(values[i]) for name, values in columns.items()}
+        rows.append(row | ({"group": str(person)} if groups else {}))
+    return Competition("c", "macro_f1", ("a", "b"), groups, rows, [], ("image_id", "label"), None, ("a", "b"))
+
+
+@pytest.fixture
+def people() -> np.ndarray:
+    return np.repeat(np.arange(60), 4)
+
+
+def test_a_forgotten_group_shows_in_a_column_or_in_the_ids_and_chance_does_not(people):
+    seen = facts(240, people, 0)
+    rng = np.random.default_rng(0)
+    ids = [f"p{person:02d}_{i}" for i, person in enumerate(people)]
+    noise, age = rng.integers(0, 60, 240), rng.integers(20, 70, 240)
+    found = possible_groups(
+        competition(people, ids, patient=people, noise=noise, age=age), seen["thumb"], seen["colour"], [""] * 240, 0
+    )
+    assert [(f["what"], f["setting"]) for f in found] == [("column 'patient'", "competition.group_column: patient")]
+    assert found[0]["n_groups"] == 60 and found[0]["low"] > 0.8
+    found = possible_groups(competition(people, ids), seen["thumb"], seen["colour"], [""] * 240, 0)
+    assert [f["setting"] for f in found] == ["competition.group_pattern: '^([^_]+)_'"]
+    numbered = [f"img_{i}" for i in range(240)]
+    assert possible_groups(competition(people, numbered), seen["thumb"], seen["colour"], [""] * 240, 0) == []
+
+
+def test_what_is_declared_is_not_suggested_again(people):
+    seen = facts(240, people, 0)
+    declared = competition(people, groups=True, patient=people)
+    assert possible_groups(declared, seen["thumb"], seen["colour"], [str(p) for p in people], 0) == []
+
+
+def test_the_likeness_is_scikit_learns_auc():
+    rng = np.random.default_rng(0)
+    alike, other, group = rng.normal(1, 1, 300), rng.normal(0, 1, 300), rng.integers(0, 50, 300)
+    auc, low, high = _auc_by_group(alike, other, group, rng)
+    assert auc == pytest.approx(roc_auc_score([1] * 300 + [0] * 300, np.concatenate([alike, other])))
+    assert low < auc < high and high - low < 0.15
+
+
+def test_tables_are_counted(people):
+    data = describe_tables(competition(people, groups=True))
+    assert data["n_groups"] == 60 and data["group_sizes"] == {"4": 60} and data["imbalance_ratio"] == 1.0
+    assert [(entry["name"], entry["n"], entry["share"]) for entry in data["classes"]] == [
+        ("a", 120, 0.5),
+        ("b", 120, 0.5),
+    ]
+
+
+def test_labels_that_vary_as_a_rule_are_no_contradiction(people):
+    labels = ["ab"[p % 2] for p in people]
+    assert conflicts(competition(people, groups=True, labels=labels)) == []
+    labels[5] = "a"
+    [conflict] = conflicts(competition(people, groups=True, labels=labels))
+    assert conflict["group"] == "1" and conflict["counts"] == {"b": 3, "a": 1} and conflict["ids"]["a"] == ["i5"]
+    varying = ["ab"[i % 2] for i in range(240)]
+    assert conflicts(competition(people, groups=True, labels=varying)) == []
+
+
+def test_means_and_deviations_are_those_of_all_pixels_and_histograms_share_their_edges():
+    train, test = facts(200, np.arange(200), 0), facts(90, np.arange(90), 1, 0.1)
+    data = describe_images(train, test)
+    assert data["train"]["mean"] == pytest.approx(train["mean"].mean(axis=0), abs=1e-4)
+    assert data["train"]["std"] == pytest.approx(
+        np.sqrt(train["sq"].mean(axis=0) - train["mean"].mean(axis=0) ** 2), abs=1e-4
+    )
+    assert data["train"]["brightness"]["edges"] == data["test"]["brightness"]["edges"]
+    assert sum(data["train"]["brightness"]["counts"]) == 200 and sum(data["test"]["contrast"]["counts"]) == 90
+    assert describe_images(train, test[:0])["test"]["n"] == 0
+
+
+def test_what_stands_apart_is_found_and_ordinary_images_are_not():
+    seen = facts(300, np.arange(300), 0)
+    assert outliers(seen) == {}
+    seen["brightness"][[3, 4]], seen["contrast"][5], seen["blur"][6] = (0.01, 0.02), 0.001, 1e-7
+    found = outliers(seen)
+    assert found["dark"].tolist() == [3, 4] and found["flat"].tolist() == [5] and found["blurred"].tolist() == [6]
