@@ -113,7 +113,10 @@ def _duplicates(seen: Seen) -> Iterator[Finding]:
         yield _finding("note", title, told, do, "eda.near_correlation: 0.98", len(near), near, seen)
     elif near:
         between = [pair for pair in near if seen.apart(*pair)]
-        over = f"; {len(between):,} of them reach over declared groups, which folds would have split" if grouped else ""
+        over = ""
+        if grouped:
+            over = f"; {len(between):,} of them reach over declared groups, which folds would have split"
+            over = over if between else "; all of them inside declared groups"
         turned = sum(bool(pair.turned) for pair in seen.near if pair.b < n)
         level = "warning" if between else "note"
         title = f"{_n(len(near), 'pair')} of near-duplicates in the training set"
