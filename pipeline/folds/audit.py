@@ -149,7 +149,9 @@ def _figures(table: pd.DataFrame, competition: Competition, duplicates: Sets) ->
 def audit_lines(audit: Audit, classes: Sequence[str]) -> list[str]:
     """The audit as a person reads it: what is proved, then a table of the folds."""
     once = (
-        "each validated exactly once" if audit.n_validated == audit.n_rows else f"{audit.n_validated:,} validated once"
+        "each validated exactly once"
+        if audit.n_validated == audit.n_rows
+        else f"{audit.n_validated:,} of them validated, once"
     )
     if audit.n_repeats > 1:
         once += f" in each of {audit.n_repeats} repeats"

@@ -31,6 +31,9 @@ def draw(findings: Mapping[str, Any], thumbnails: Mapping[str, np.ndarray], fold
     if findings["joint"]:
         paths.append(folder / "label_parts.png")
         joint_tables(findings["joint"], paths[-1])
+    if findings["shift"]["verdict"] != "not measured":
+        paths.append(folder / "shift.png")
+        shift(findings["shift"], paths[-1])
     pairs = [finding for finding in findings["findings"] if any(len(images) > 1 for images in finding["images"])]
     if pairs:
         paths.append(folder / "copies.png")
@@ -62,7 +65,7 @@ def examples(samples: list[dict[str, Any]], thumbnails: Mapping[str, np.ndarray]
     canvas = Image.new("RGB", (margin + n_columns * cell, max(1, len(samples)) * cell), "white")
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
     for i, sample in enumerate(samples):
-        pen.text((margin - 12, i * cell + cell // 2), plain(sample["class"], i), "#1d2129", font, anchor="rm")
+        pen.text((margin - 12, i * cell + cell // 2), plain(sample["class"], i, 24), "#1d2129", font, anchor="rm")
         for j, key in enumerate(sample["images"]):
             pixels = thumbnails[key]
             picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
@@ -115,6 +118,19 @@ def joint_tables(joint: list[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
+def shift(measured: Mapping[str, Any], path: Path) -> None:
+    """The AUC of train against test with its interval, over the band of train against train."""
+    figure, grid = subplots(1, 1, (8.5, 1.7))
+    axes = grid[0, 0]
+    axes.axvspan(measured["null_low"], measured["null_high"], color=BLUE, alpha=0.22, label="train against train")
+    reach = [[measured["auc"] - measured["low"]], [measured["high"] - measured["auc"]]]
+    axes.errorbar([measured["auc"]], [0], xerr=reach, fmt="o", color=ORANGE, capsize=4, label="train against test")
+    axes.set(xlim=(0.4, 1.0), ylim=(-1, 1), yticks=[])
+    axes.set_title(f"AUC of telling test images from training images: {measured['verdict']}", loc="left", fontsize=11)
+    axes.legend(frameon=False, fontsize=9, loc="upper right")
+    save(figure, path)
+
+
 def copies(finding: Mapping[str, Any], thumbnails: Mapping[str, np.ndarray], path: Path) -> None:
     """The first sets of copies, side by side."""
     sets = [images for images in finding["images"] if len(images) > 1][:12]
@@ -127,7 +143,7 @@ def copies(finding: Mapping[str, Any], thumbnails: Mapping[str, np.ndarray], pat
             inset = axes.inset_axes((0.5 * i, 0, 0.48, 1))
             inset.set_axis_off()
             show(inset, thumbnails[key])
-    figure.suptitle(plain(finding["title"], 0), ha="left", x=0.01, fontsize=11)
+    figure.suptitle(plain(finding["title"], 0, 90), ha="left", x=0.01, fontsize=11)
     save(figure, path)
 
 
@@ -136,9 +152,9 @@ def show(axes, pixels: np.ndarray) -> None:
     axes.imshow(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
 
 
-def plain(name: str, number: int) -> str:
+def plain(name: str, number: int, length: int = 36) -> str:
     """The name, cut to a length that a figure has room for; `#number` where the font has no such letters."""
-    short = name if len(name) <= 26 else name[:25] + "…"
+    short = name if len(name) <= length else name[: length - 1] + "…"
     drawable = all((ord(letter) < 0x250 and letter.isprintable()) or letter == "…" for letter in short)
     return short if drawable else f"#{number}"
 
