@@ -113,8 +113,11 @@ class Work:
         n = len(self.store.missing(hashes))
         if not n:
             return []
+        from pipeline.images.store import estimate
         from pipeline.progress import ImageProgress
 
+        size = estimate([rows[i]["path"] for i in self.store.missing(hashes)], self.store.side)
+        say("images", f"{n:,} to decode, about {size / 1e6:,.0f} MB in {shown(self.store.folder)} ...")
         with ImageProgress(n) as progress:
             return self.store.build(rows, hashes, progress)
 

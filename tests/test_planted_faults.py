@@ -196,7 +196,9 @@ def test_every_fault_of_the_data_is_found_and_the_folds_heal_what_they_can(plant
         assert len({fold_of[image_id] for image_id in pair}) == 1
     people = {row[0]: row[2] for row in rows_of(root / "train.csv")}
     assert all(len({fold_of[i] for i in fold_of if people[i] == person}) == 1 for person in set(people.values()))
-    assert "0 of 6 sets of duplicates on both sides" in out
+    assert "0 of 6 sets of duplicates on both sides" in out and "folds   warning" not in out
+    out, _ = planted.main("folds", "experiments/planted.yaml", "folds.duplicates=off")
+    assert re.search(r"folds   warning: [1-6] sets of duplicates are on both sides", out)
 
 
 def test_a_group_that_nobody_declared_is_told_before_training(planted):
@@ -204,6 +206,8 @@ def test_a_group_that_nobody_declared_is_told_before_training(planted):
     path.write_text(re.sub("  group_column: person\n", "", path.read_text()))
     out, _ = planted.main("eda", "experiments/planted.yaml")
     assert "A forgotten group? Column 'person'" in out and "competition.group_column: person" in out
+    out, _ = planted.main("folds", "experiments/planted.yaml")
+    assert "folds   warning: a forgotten group? column 'person'" in out
     [candidate] = findings(planted)["possible_groups"]
     assert candidate["n_groups"] == N_PEOPLE and candidate["low"] > 0.6
 

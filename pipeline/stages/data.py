@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.atomic import atomic
@@ -14,6 +14,9 @@ from pipeline.config.mistakes import Mistakes, shown
 from pipeline.config.settings import ROOT, fingerprint
 from pipeline.receipts import Receipt
 from pipeline.work import Work, say
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def eda(work: Work) -> Receipt:
@@ -105,10 +108,27 @@ def folds(work: Work) -> Receipt:
         for file in (path, audit_path):
             work.tracker.artifact(run_id, file)
     say("folds", f"{_scheme(work)}; hash {hash_}")
+    for line in _warnings(work, seen, known, table):
+        say("folds", f"warning: {line}")
     for line in audit_lines(audit, competition.classes):
         say("folds", line)
     figures = {**audit.metrics(), "n_models": audit.n_models, "hash": hash_}
     return work.finish("folds", inputs, [path, audit_path], run_id, figures, started)
+
+
+def _warnings(work: Work, seen: Receipt, known: dict[str, list[list[str]]], table: pd.DataFrame) -> list[str]:
+    """What the first look suspects and these folds do not heal: told here again, before anything is trained."""
+    findings = json.loads(work.resolve(seen, "findings.json").read_text())
+    lines = [
+        f"a forgotten group? {group['what']}: images of one value look alike in {group['auc']:.0%} of cases, where 50% "
+        f"is chance; declare it by {group['setting']}"
+        for group in findings["possible_groups"]
+    ]
+    fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
+    torn = sum(len({fold_of[i] for i in members}) > 1 for members in [*known["exact"], *known["near"]])
+    if torn:
+        lines.append(f"{torn:,} sets of duplicates are on both sides; folds.duplicates: together keeps them on one")
+    return lines
 
 
 def _strata(work: Work) -> list[list[str]]:
