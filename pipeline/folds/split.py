@@ -17,7 +17,7 @@ import pandas as pd
 from pipeline.atomic import atomic
 from pipeline.competition.contract import WHERE, Competition, stratified_by
 from pipeline.config.data import Folds
-from pipeline.config.mistakes import Mistake, nearest
+from pipeline.config.mistakes import Mistake, Mistakes, nearest
 from pipeline.folds.balance import share_out
 
 COLUMNS = ["image_id", "fold", "label", "group"]
@@ -134,6 +134,10 @@ def make_folds(competition: Competition, settings: Folds, duplicates: Sets = ())
     for repeat in range(settings.repeats):
         fold = share_out(vectors, shares, np.random.default_rng([settings.seed, repeat]))[unit_of]
         table[f"fold_{repeat}" if repeat else "fold"] = np.where(fold == 1, ALWAYS_TRAINED, fold) if held_out else fold
+    if held_out and len(set(table["fold"].tolist())) < 2:
+        lost = "validate" if held_out < 0.5 else "train on"
+        found = f"found {held_out:g}, and of {len(units):,} groups or rows none is left to {lost}"
+        raise Mistakes([Mistake("folds.holdout", found, "valid: a share that leaves some on either side", "folds")])
     frame = pd.DataFrame(table | {"label": [row["label"] for row in rows], "group": groups})
     return frame[[*COLUMNS, *(column for column in frame.columns if column.startswith("fold_"))]]
 

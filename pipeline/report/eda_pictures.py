@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.atomic import atomic
-from pipeline.report.pictures import BLUE, GREY, save
+from pipeline.report.pictures import BLUE, GREY, plain, save
 
 ORANGE = "#b4541a"
 MAX_BARS, MAX_ROWS = 40, 24
@@ -150,13 +150,6 @@ def copies(finding: Mapping[str, Any], thumbnails: Mapping[str, np.ndarray], pat
 def show(axes, pixels: np.ndarray) -> None:
     """A thumbnail of one channel or three."""
     axes.imshow(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels, cmap="gray", vmin=0, vmax=255)
-
-
-def plain(name: str, number: int, length: int = 36) -> str:
-    """The name, cut to a length that a figure has room for; `#number` where the font has no such letters."""
-    short = name if len(name) <= length else name[: length - 1] + "…"
-    drawable = all((ord(letter) < 0x250 and letter.isprintable()) or letter == "…" for letter in short)
-    return short if drawable else f"#{number}"
 
 
 def subplots(n_rows: int, n_columns: int, size: tuple[float, float]):

@@ -54,8 +54,9 @@ def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[st
     figure, axes = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xticks=range(n), yticks=range(n), xlabel="predicted", ylabel="true", title="out-of-fold images")
-    axes.set_xticklabels(classes, rotation=0 if max(map(len, classes)) < 4 else 60)
-    axes.set_yticklabels(classes)
+    names = [plain(name, i) for i, name in enumerate(classes)]
+    axes.set_xticklabels(names, rotation=0 if max(map(len, names)) < 4 else 60)
+    axes.set_yticklabels(names)
     if n <= 30:
         for i, j in zip(*np.nonzero(counts), strict=True):
             axes.text(
@@ -68,6 +69,13 @@ def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[st
                 fontsize=9,
             )
     save(figure, path)
+
+
+def plain(name: str, number: int, length: int = 36) -> str:
+    """The name, cut to a length that a figure has room for; `#number` where the font has no such letters."""
+    short = name if len(name) <= length else name[: length - 1] + "…"
+    drawable = all((ord(letter) < 0x250 and letter.isprintable()) or letter == "…" for letter in short)
+    return short if drawable else f"#{number}"
 
 
 def save(figure, path: Path) -> None:
