@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -64,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read the output has gone (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130

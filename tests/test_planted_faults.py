@@ -231,3 +231,16 @@ def test_labels_that_contradict_each_other_in_a_group_are_told(planted):
     assert finding["images"] == [["train:i005"]] and "group person1: b x3, a x1" in finding["seen"].replace(
         "a x1, b x3", "b x3, a x1"
     )
+
+
+def test_a_first_look_that_is_killed_while_it_writes_is_made_again(planted, monkeypatch):
+    planted.main("folds", "experiments/planted.yaml")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.work.Work.finish", killed)
+        planted.main("eda", "experiments/planted.yaml", "--force", expect=130)
+    out, _ = planted.main("folds", "experiments/planted.yaml")
+    assert "page mlruns/planted/eda/eda.html" in out and "folds   up to date" in out

@@ -49,6 +49,7 @@ def eda(work: Work) -> Receipt:
         pictures = load_thumbnails([rows[i] for i in chosen], 112, work.store, [contents[i] for i in chosen])
         folder = work.folder / "eda"
         folder.mkdir(parents=True, exist_ok=True)
+        receipts.remove(work.folder, "eda")  # a kill from here on leaves new files, which the old receipt is not of
         files = write_eda(findings, dict(zip(wanted, pictures, strict=True)), folder)
         for name, data in (("findings.json", findings), ("duplicates.json", seen.duplicates)):
             with atomic(folder / name) as temporary:
@@ -98,7 +99,9 @@ def folds(work: Work) -> Receipt:
         raise Mistakes(mistakes)
     table = read_own_folds(own, competition, duplicates) if own else make_folds(competition, settings, duplicates)
     audit = audit_folds(table, competition, duplicates)
+    warnings = _warnings(work, seen, known, table)
     path, audit_path = work.folder / "folds.csv", work.folder / "folds-audit.json"
+    receipts.remove(work.folder, "folds")
     hash_ = write_folds(table, path)
     with atomic(audit_path) as temporary:
         temporary.write_text(json.dumps(asdict(audit), indent=1))
@@ -108,7 +111,7 @@ def folds(work: Work) -> Receipt:
         for file in (path, audit_path):
             work.tracker.artifact(run_id, file)
     say("folds", f"{_scheme(work)}; hash {hash_}")
-    for line in _warnings(work, seen, known, table):
+    for line in warnings:
         say("folds", f"warning: {line}")
     for line in audit_lines(audit, competition.classes):
         say("folds", line)
