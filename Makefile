@@ -19,7 +19,7 @@ unexport PYTHONDONTWRITEBYTECODE  # importing torch takes 12 s when it is compil
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
-	@printf '\n  EXP=experiments/NAME.yaml  SET="train.epochs=3 train.lr=1e-3"  FORCE=1\n'
+	@printf '\n  EXP=experiments/NAME.yaml  SET="train.epochs=3 train.lr=1e-3"  FORCE=1  FIX=1\n'
 
 setup: $(VENV)/.synced  ## install everything into .venv, at the versions and hashes of requirements.lock
 

@@ -196,7 +196,11 @@ class Store:
     @contextmanager
     def _locked(self) -> Generator[None]:
         with (self.folder / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system, however this process ends
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"images  another command is decoding into {shown(self.folder)}: waiting for it", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)  # let go by the system, however that process ends
             yield
 
     def _check_disk(self, paths: list[str]) -> None:
