@@ -9,6 +9,7 @@ training: the first call that fails is told once, and the run goes on without; a
 import fcntl
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from pipeline.config.settings import RUNS
 LOCAL_STORE = f"sqlite:///{RUNS / 'mlflow.db'}"  # absolute: a relative one makes a second store in every folder
 ARTIFACTS = RUNS / "artifacts"
 PARAM_LENGTH = 500
+ILLEGAL = re.compile(r"[^A-Za-z0-9_\-.:/ ]")
 for chatty in ("alembic", "mlflow.store.db.utils"):  # a line for each of some fifty migrations of an empty store
     logging.getLogger(chatty).setLevel(logging.ERROR)
 
@@ -103,7 +105,11 @@ class Tracker:
 
     def params(self, run_id: str, params: dict[str, Any]) -> None:
         """Once a run; values longer than MLflow's columns show are clipped (the whole settings are an artifact)."""
-        entities = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in params.items()]
+        legal: dict[str, str] = {}
+        for key, value in params.items():  # a setting's key may hold what MLflow's names may not (`match.mask*`)
+            name = ILLEGAL.sub("_", key)
+            legal[name if name not in legal else f"{name}.{len(legal)}"] = str(value)[:PARAM_LENGTH]
+        entities = [Param(key, value) for key, value in legal.items()]
         self._survive(lambda: self._client.log_batch(run_id, params=entities), run_id)
 
     def metrics(self, run_id: str, metrics: dict[str, float], step: int = 0) -> None:

@@ -92,6 +92,15 @@ def test_a_store_that_fails_later_stops_nothing_either(store, capsys, monkeypatc
     assert capsys.readouterr().err.count("database is locked") == 1
 
 
+def test_settings_with_names_that_mlflow_forbids_are_recorded_all_the_same(store):
+    tracker = tracking.Tracker("names")
+    run = tracker.start("run", {})
+    tracker.params(run, {"match.mask*": "wear", "match.mask?": "x", "class.口罩": 1, "plain": "y" * 9000})
+    params = tracker._client.get_run(run).data.params
+    assert not tracker.failure and params["match.mask_"] == "wear" and "x" in params.values()
+    assert params["class.__"] == "1" and len(params["plain"]) == tracking.PARAM_LENGTH
+
+
 def test_nothing_is_sent_to_anyone():
     import os
 

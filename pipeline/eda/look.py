@@ -43,9 +43,9 @@ def look(
     done next."""
     n_train = len(train)
     facts = np.concatenate([train, test])
+    sides = np.minimum(facts["width"], facts["height"])
     step("looking for duplicates")
     exact = exact_sets(contents, facts["pixels"])
-    sides = np.minimum(facts["width"], facts["height"])
     near = near_pairs(facts["thumb"], sides, settings.near_bits, settings.near_correlation)
     near = _without_exact(near, exact)
     of_train = [[i for i in members if i < n_train] for members in exact]
@@ -81,19 +81,22 @@ def look(
         possible_groups=suspects,
         px=px,
     )
-    images = describe_images(train, test)
-    data = describe_tables(competition) | {"images": images, "shift": shift, "possible_groups": suspects}
-    data["duplicates"] = {
-        "exact_sets": len(named["exact"]),
-        "near_pairs": sum(pair.b < n_train for pair in near),
+    data = describe_tables(competition) | {"images": describe_images(train, test), "shift": shift}
+    data |= {"possible_groups": suspects, "duplicates": _figures(seen, len(named["exact"]))}
+    return Look(data | {"findings": findings(seen), "samples": _samples(competition)}, named)
+
+
+def _figures(seen: Seen, n_exact: int) -> dict[str, Any]:
+    """The duplicates in numbers."""
+    why_not = "" if seen.compared else f"most images are smaller than {MIN_SIDE} px: copies and look-alikes are one"
+    return {
+        "exact_sets": n_exact,
+        "near_pairs": sum(pair.b < len(seen.train) for pair in seen.near),
         "across_train_test": len(seen.across),
         "conflicting": len(seen.conflicting_copies),
-        "compared": compared,
-        "why_not": "" if compared else f"most images are smaller than {MIN_SIDE} px: copies and look-alikes are one",
+        "compared": seen.compared,
+        "why_not": why_not,
     }
-    data["findings"] = findings(seen)
-    data["samples"] = _samples(competition)
-    return Look(data, named)
 
 
 def _without_exact(near: list[NearPair], exact: list[list[int]]) -> list[NearPair]:

@@ -134,7 +134,7 @@ def make_folds(competition: Competition, settings: Folds, duplicates: Sets = ())
     for repeat in range(settings.repeats):
         fold = share_out(vectors, shares, np.random.default_rng([settings.seed, repeat]))[unit_of]
         table[f"fold_{repeat}" if repeat else "fold"] = np.where(fold == 1, ALWAYS_TRAINED, fold) if held_out else fold
-    if held_out and len(set(table["fold"].tolist())) < 2:
+    if held_out and len(set(table["fold"])) < 2:
         lost = "validate" if held_out < 0.5 else "train on"
         found = f"found {held_out:g}, and of {len(units):,} groups or rows none is left to {lost}"
         raise Mistakes([Mistake("folds.holdout", found, "valid: a share that leaves some on either side", "folds")])
