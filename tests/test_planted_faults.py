@@ -244,3 +244,41 @@ def test_a_first_look_that_is_killed_while_it_writes_is_made_again(planted, monk
         planted.main("eda", "experiments/planted.yaml", "--force", expect=130)
     out, _ = planted.main("folds", "experiments/planted.yaml")
     assert "page mlruns/planted/eda/eda.html" in out and "folds   up to date" in out
+
+
+def test_every_unusual_kind_of_file_is_read_and_reported(planted):
+    images = planted.root / "data/planted/images"
+    path = planted.root / "experiments/planted.yaml"
+    path.write_text(path.read_text().replace("images/{image_id}.jpg", "images/{image_id}.*"))
+
+    def again(name: str, extension: str, change, **options) -> None:
+        with Image.open(images / f"{name}.jpg") as image:
+            changed = change(image.convert("RGB"))
+        (images / f"{name}.jpg").unlink()
+        changed.save(images / f"{name}.{extension}", **options)
+
+    def clear(image: Image.Image) -> Image.Image:
+        alpha = Image.new("L", image.size, 255)
+        alpha.paste(0, (0, 0, 30, 30))
+        image.putalpha(alpha)
+        return image
+
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    again("i000", "png", lambda image: image.quantize(64))
+    again("i004", "png", clear)
+    again("i008", "tif", lambda image: image.convert("CMYK"))
+    again("i012", "png", lambda image: Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 256))
+    again("i016", "gif", lambda image: image, save_all=True, append_images=[Image.new("RGB", (96, 80))])
+    again("i020", "jpg", lambda image: image, exif=exif)
+    again("i024", "bmp", lambda image: image)
+    (images / "i024.bmp").rename(images / "i024.PNG")
+    planted.main("eda", "experiments/planted.yaml")
+    notes = titles(planted, "note")
+    for part in (
+        "2 images with a palette",  # a GIF is one, too
+        "1 image with transparency", "1 image in CMYK", "1 image of 16 bits", "1 image with several frames",
+        "1 image turned by EXIF", "1 image with another format than their name says", "1 image grey among coloured ones",
+    ):  # fmt: skip
+        assert part in notes, (part, notes)
+    assert findings(planted)["images"]["train"]["formats"] == {"JPEG": 114, "PNG": 3, "TIFF": 1, "GIF": 1, "BMP": 1}

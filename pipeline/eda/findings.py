@@ -235,6 +235,7 @@ def _files(seen: Seen) -> Iterator[Finding]:
         ),
         (_where(facts["has_alpha"]), "with transparency", "Laid on white.", ""),
         ([i for i, mode in enumerate(modes) if mode == "CMYK"], "in CMYK", "Converted to RGB.", ""),
+        ([i for i, mode in enumerate(modes) if mode in ("P", "PA")], "with a palette", "Looked up, to RGB.", ""),
     ]
     grey = [i for i, mode in enumerate(modes) if mode in ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L")]
     if 0 < len(grey) < len(modes):
