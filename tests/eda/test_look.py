@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from pipeline.competition.contract import WHERE, Competition
+from pipeline.eda import shift
 from pipeline.eda.groups import _auc_by_group, possible_groups
 from pipeline.eda.pictures import describe_images, outliers
 from pipeline.eda.shift import measure_shift
@@ -31,6 +32,13 @@ def facts(n: int, people: np.ndarray, seed: int, brighter: float = 0.0) -> np.nd
     return out
 
 
+@pytest.fixture
+def few(monkeypatch) -> None:
+    """Six comparisons of training parts, as with thousands of images, for the sake of seconds."""
+    monkeypatch.setattr(shift, "N_NULL", (6, 6))
+
+
+@pytest.mark.usefixtures("few")
 def test_other_persons_are_no_shift_though_a_classifier_knows_them():
     train, test = np.repeat(np.arange(80), 6), np.repeat(np.arange(80, 130), 6)
     result = measure_shift(facts(480, train, 0), facts(300, test, 1), [str(p) for p in train], 0)
@@ -39,6 +47,7 @@ def test_other_persons_are_no_shift_though_a_classifier_knows_them():
     assert result["null_high"] > result["auc"] - 0.02
 
 
+@pytest.mark.usefixtures("few")
 def test_a_real_shift_is_found_and_named():
     train, test = np.repeat(np.arange(80), 6), np.repeat(np.arange(80, 130), 6)
     result = measure_shift(facts(480, train, 0), facts(300, test, 1, brighter=0.25), [str(p) for p in train], 0)
