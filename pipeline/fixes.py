@@ -24,8 +24,9 @@ def write_fixes(mistakes: Sequence[Mistake], settings: Declared, name: str) -> s
     rows = [(image_id, "", reason) for image_id, reason in reasons.items()]
     path = ROOT / settings.fixes_csv
     if settings.fixes_csv != "none" and path.is_file():
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            before = [(row["image_id"], row["label"], row.get("reason", "")) for row in csv.DictReader(file)]
+        with path.open(encoding="utf-8-sig", newline="", errors="replace") as file:
+            table = [row for row in csv.DictReader(file) if row.get("image_id") and row.get("label") is not None]
+        before = [(row["image_id"], row["label"], row.get("reason") or "") for row in table]
         rows = [row for row in before if row[0] not in reasons] + rows
     target = _free(ROOT / "experiments", f"{name}-fixes")
     with atomic(target) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
-from pipeline.competition.contract import Competition
+from pipeline.competition.contract import WHERE, Competition, Row
 from pipeline.competition.labels import check_label_bounds
 from pipeline.competition.paths import missing_images
 from pipeline.competition.sources import open_competition
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import ROOT, RUNS, Experiment, fingerprint
-from pipeline.images.content import content_hashes, images_hash
+from pipeline.images.content import MISSING, content_hashes, images_hash
 from pipeline.receipts import Receipt
 
 if TYPE_CHECKING:
@@ -89,7 +89,10 @@ class Work:
     @property
     def eda_inputs(self) -> dict[str, Any]:
         train_hash, test_hash = self.image_hashes
+        rows = ([row["image_id"], *(f"{k}={v}" for k, v in row.items() if k not in ("path", WHERE))]
+                for row in self.competition.train_rows)  # fmt: skip
         data = {"tables": self.competition.tables_hash, "train images": train_hash, "test images": test_hash}
+        data["columns"] = fingerprint(sorted(rows))
         return {**self.settings.flat("eda"), **data}
 
     @cached_property
@@ -108,18 +111,41 @@ class Work:
 
     def _fill_store(self) -> list[Mistake]:
         """Decodes every image that was not decoded yet; the files that are no whole images."""
+        from pipeline.images.store import unreadable
+
         rows = [*self.competition.train_rows, *self.competition.test_rows]
         hashes = [*self.contents[0], *self.contents[1]]
+        mistakes = [
+            unreadable(row, PermissionError("it cannot be opened"))
+            for i, (row, content) in enumerate(zip(rows, hashes, strict=True))
+            if content == MISSING and i not in self.absent
+        ]
         n = len(self.store.missing(hashes))
         if not n:
-            return []
+            return mistakes + self._too_long(rows, hashes)
         from pipeline.images.store import estimate
         from pipeline.progress import ImageProgress
 
         size = estimate([rows[i]["path"] for i in self.store.missing(hashes)], self.store.side)
         say("images", f"{n:,} to decode, about {size / 1e6:,.0f} MB in {shown(self.store.folder)} ...")
         with ImageProgress(n) as progress:
-            return self.store.build(rows, hashes, progress)
+            mistakes += self.store.build(rows, hashes, progress)
+        return mistakes + self._too_long(rows, hashes)
+
+    def _too_long(self, rows: list[Row], hashes: list[str]) -> list[Mistake]:
+        """Images so narrow that, enlarged to the model's size, they would fill the memory."""
+        from pipeline.images.decode import MAX_PIXELS
+        from pipeline.images.store import unreadable
+
+        there = [i for i, content in enumerate(hashes) if self.store.has(content)]
+        short = int(self.preprocessing.px / self.preprocessing.crop)
+        mistakes = []
+        for i, record in zip(there, self.store.facts([hashes[i] for i in there]), strict=True):
+            sides = sorted((int(record["width"]), int(record["height"])))
+            if short * short * sides[1] / sides[0] > MAX_PIXELS:
+                reason = f"{record['width']} x {record['height']} px, which at a short side of {short} px is a bomb"
+                mistakes.append(unreadable(rows[i], ValueError(reason)))
+        return mistakes
 
     @cached_property
     def tracker(self) -> Tracker:

@@ -282,3 +282,53 @@ def test_every_unusual_kind_of_file_is_read_and_reported(planted):
     ):  # fmt: skip
         assert part in notes, (part, notes)
     assert findings(planted)["images"]["train"]["formats"] == {"JPEG": 114, "PNG": 3, "TIFF": 1, "GIF": 1, "BMP": 1}
+
+
+def test_a_heap_of_look_alikes_is_set_aside_and_other_copies_stay_together(planted):
+    root = planted.root / "data/planted"
+    with Image.open(root / "images/i100.jpg") as image:
+        for n in range(36):
+            image.save(root / "images" / f"h{n:02d}.jpg", quality=60 + n)
+        image.copy().save(root / "images/t003.jpg", quality=55)
+    with Image.open(root / "images/i060.jpg") as image:
+        image.resize((48, 40)).save(root / "images/i021.jpg")
+    rows = rows_of(root / "train.csv")
+    write(
+        root / "train.csv",
+        ["image_id", "label", "person"],
+        [*rows, *([f"h{n:02d}", "a", f"heap{n}"] for n in range(36))],
+    )
+    planted.main("eda", "experiments/planted.yaml")
+    known = json.loads((planted.runs / "planted/eda/duplicates.json").read_text())
+    assert known["near"] == [["i021", "i060"]]
+    assert "38 look-alikes, too many to be copies" in titles(planted, "warning")
+    assert findings(planted)["duplicates"]["across_train_test"] == 0
+
+
+def test_a_forgotten_column_called_group_is_named_too(planted):
+    path = planted.root / "experiments/planted.yaml"
+    path.write_text(re.sub("  group_column: person\n", "", path.read_text()))
+    table = planted.root / "data/planted/train.csv"
+    table.write_text(table.read_text().replace("image_id,label,person", "image_id,label,group"))
+    out, _ = planted.main("eda", "experiments/planted.yaml")
+    assert "A forgotten group? Column 'group'" in out
+    table.write_text(table.read_text().replace(",group\n", ",patient\n", 1))
+    out, _ = planted.main("eda", "experiments/planted.yaml")  # only a column changed, and it is looked at again
+    assert "Column 'patient'" in out
+
+
+def test_a_class_that_only_a_typo_made_is_gone_when_it_is_mended_and_two_groups_crash_nothing(planted):
+    root = planted.root / "data/planted"
+    rows = rows_of(root / "train.csv")
+    rows[0][1] = "aa"
+    rows = [[i, label, f"half{n % 2}"] for n, (i, label, _) in enumerate(rows)]
+    write(root / "train.csv", ["image_id", "label", "person"], rows)
+    (planted.root / "experiments/f.csv").write_text("image_id,label\ni000,a\n")
+    out, _ = planted.main("eda", "experiments/planted.yaml", "competition.fixes_csv=experiments/f.csv", "folds.k=2")
+    assert "2 classes of 60 to 60" in out
+
+
+def test_an_image_that_would_fill_the_memory_when_enlarged_is_refused(planted):
+    Image.new("L", (1, 60_000), 7).save(planted.root / "data/planted/images/i000.jpg")
+    _, told = planted.main("folds", "experiments/planted.yaml", "images.px=224", expect=2)
+    assert "train.csv:2: image 'i000' is unreadable: 1 x 60000 px" in told and "is a bomb" in told

@@ -6,10 +6,11 @@ the same for all sources is here, once; what their files look like is the source
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.competition.contract import WHERE, Competition, Row
+from pipeline.competition.contract import RAW, WHERE, Competition, Row
 from pipeline.competition.labels import Scheme, scheme
 from pipeline.competition.tables import read_table
 from pipeline.config.data import Declared
@@ -55,14 +56,16 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
     kept = [item for item in found.train if item.path and (item.raw[WHERE], item.image_id) not in left_out]
     train = [_train_row(item, parts, mistakes) for item in kept if readable]
     as_declared = parts and settings.classes == "from train"
-    classes = parts.classes if parts and as_declared else _classes(train, settings, found, mistakes)
     for row in train:
         if label := fixes.get(row["image_id"]):
             if parts:
                 parts.set_label(row, label)
             row["label"] = label
+    classes = parts.classes if parts and as_declared else _classes(train, settings, found, mistakes)
     _check_labels(train, classes, settings, found, mistakes)
     _add_groups(train, found, settings, mistakes)
+    _note_alike("classes", classes, found)
+    _note_alike("groups", {row.get("group", "") for row in train}, found)
     test = [{**item.raw, "image_id": item.image_id, "path": item.path} for item in found.test if item.path]
     label_column = found.sample_columns[1]
     placeholders = [row.get(label_column, "") for row in found.sample]
@@ -94,11 +97,22 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
     )
 
 
+def _note_alike(what: str, names: Iterable[str], found: Found) -> None:
+    """Names that differ by blanks or case alone are most often one."""
+    first: dict[str, str] = {}
+    for name in sorted(names):
+        other = first.setdefault(" ".join(name.split()).casefold(), name)
+        if other != name:
+            told = f"{what} {other!r} and {name!r} differ by blanks or case alone"
+            found.notes.append(Mistake(found.train_place, told, "If they are one, mend the table.", f"alike {what}"))
+
+
 def _train_row(item: Item, parts: Scheme | None, mistakes: list[Mistake]) -> Row:
     contract = {"image_id": item.image_id, "path": item.path, "label": item.label, "group": item.group}
     if parts:
         contract |= parts.read(item.raw, item.image_id, mistakes)
-    return {**item.raw, **contract}
+    raw = {RAW + k: item.raw[k] for k in ("group", "path") if k in item.raw and item.raw[k] != contract[k]}
+    return {**item.raw, **raw, **contract}
 
 
 def _read_fixes(settings: Declared, train: list[Item], mistakes: list[Mistake]) -> dict[str, str]:
@@ -224,7 +238,7 @@ def _written(name: str, whole: bool) -> str:
 def _number(text: str) -> float | None:
     """The finite number that a text says, or None."""
     try:
-        value = float(text)
+        value = float(text.replace("_", "?"))  # Python reads 1_0 as ten; nobody else does
     except ValueError:
         return None
     return value if math.isfinite(value) else None

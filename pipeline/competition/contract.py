@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Row = dict[str, str]  # image_id, path, WHERE, label and group where there are any, further columns of the table
 WHERE = "file:row"  # key of each row's place in its table, for messages
 PART = "part:"  # before the name of a label's part, key of the row's value of it
+RAW = "column:"  # likewise, of a column that bears one of the contract's names with another meaning
 TEXT = "text:"  # likewise, key of what its column says (a label rule reads it again)
 
 

@@ -1,7 +1,7 @@
 """Competitions given as one folder of images per class.
 
 In: `FolderCompetition` settings. Out: a `Competition`; the id of an image is its path from `train_folder` (or
-`test_folder`), without extension where no other file has the same, so ids stay readable and unique.
+`test_folder`), extension and all.
 """
 
 import os
@@ -89,11 +89,17 @@ def _images(folder: Path, setting: str, root: Path, mistakes: list[Mistake], not
             valid = f"valid: a folder under {shown(root)}"
             mistakes.append(Mistake(shown(Path(here)), "a link out of the folder", valid, "links out of the folder"))
             continue
-        if real in seen:  # links that go round in circles
+        if real in seen:  # links that go round in circles, or a folder under two names
+            told = "a link to a folder that is there under another name; left out"
+            notes.append(Mistake(shown(Path(here)), told, "each folder under one name", "folders met twice"))
             continue
         seen.add(real)
         for entry in os.scandir(here):
             if entry.name.startswith("."):
+                continue
+            if not entry.name.isprintable():  # bytes that are no UTF-8, line ends
+                valid = "valid: names of letters, digits and signs"
+                mistakes.append(Mistake(shown(Path(here)), f"the name {entry.name!r}", valid, "odd names"))
                 continue
             if entry.is_dir():
                 left.append(entry.path)

@@ -65,7 +65,7 @@ def place_of(part: Part, text: str) -> int | None:
     """Which of the part's values a column's entry means; None where it means none."""
     if part.bounds:
         try:
-            value = float(text)
+            value = float(text.replace("_", "?"))
         except ValueError:
             return None
         return None if not math.isfinite(value) else sum(value >= bound for bound in part.bounds)

@@ -82,7 +82,7 @@ def _photos(persons: list[Row], settings: MaskCompetition, mistakes: list[Mistak
             raw = {**person, "file": stem}
             items.append(Item(raw, image_id, os.path.join(folder, names[0]), group=person[settings.person_column]))
     _note_incomplete(names_of, notes)
-    named = {person[settings.path_column].split("/")[0] for person in persons}
+    named = {os.path.normpath(person[settings.path_column]).split("/")[0] for person in persons}
     if unknown := [name for name in all_folders if name not in named and not name.startswith(".")]:
         told = f"{len(unknown):,} folders that no row names, e.g. {unknown[0]!r}; left out"
         notes.append(Mistake(shown(photos), told, "each person's folder in a row", "folders without a row"))

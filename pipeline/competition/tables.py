@@ -95,6 +95,9 @@ def unique_rows(rows: list[Row], column: str, mistakes: list[Mistake]) -> list[R
         if not image_id:
             valid = f"valid: a value in column {column!r}"
             mistakes.append(Mistake(row[WHERE], "the id is empty", valid, "empty ids"))
+        elif not image_id.isprintable():
+            found = f"the id {image_id!r} holds a control character"
+            mistakes.append(Mistake(row[WHERE], found, "valid: an id of letters, digits and signs", "odd ids"))
         elif image_id in first:
             found = f"duplicate id {image_id!r}, first in {first[image_id]}"
             mistakes.append(Mistake(row[WHERE], found, "valid: each id once", "duplicate ids"))

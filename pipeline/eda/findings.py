@@ -103,15 +103,13 @@ def _duplicates(seen: Seen) -> Iterator[Finding]:
         told = f"{sum(map(len, exact)):,} rows hold the same pixels as another row{over}."
         yield _finding("warning", title, told, remedy, "folds.duplicates: together", len(exact), exact, seen)
     near = [(pair.a, pair.b) for pair in seen.near if pair.b < n]
-    if near and seen.heap:
-        told = (
-            f"{len(near):,} pairs look nearly the same, and {seen.heap:,} rows hang together by them: look-alikes by "
-        )
-        told += "nature, not copies. They are not kept together."
-        do = "If they are copies after all, ask for more likeness, so that the heap falls apart."
-        title = "Look-alikes, too many to be copies"
-        yield _finding("note", title, told, do, "eda.near_correlation: 0.98", len(near), near, seen)
-    elif near:
+    if seen.heap:
+        title = f"{seen.heap:,} look-alikes, too many to be copies"
+        told = "They hang together by pairs that look nearly the same, so they are alike by nature, and folds do not "
+        told += "keep them together. Other near-duplicates are not touched by this."
+        do = "Look at a few. If they are copies after all, declare a group, or ask for more likeness."
+        yield _finding("warning", title, told, do, "eda.near_correlation: 0.98", seen.heap)
+    if near:
         between = [pair for pair in near if seen.apart(*pair)]
         over = ""
         if grouped:
@@ -120,7 +118,7 @@ def _duplicates(seen: Seen) -> Iterator[Finding]:
         turned = sum(bool(pair.turned) for pair in seen.near if pair.b < n)
         level = "warning" if between else "note"
         title = f"{_n(len(near), 'pair')} of near-duplicates in the training set"
-        told = f"Resized, re-encoded, cropped or mirrored copies ({turned:,} turned or mirrored){over}."
+        told = f"Resized, re-encoded, retouched, mirrored or turned copies ({turned:,} turned or mirrored){over}."
         first = [*between, *(pair for pair in near if pair not in set(between))]
         yield _finding(level, title, told, remedy, "folds.duplicates: together", len(near), first, seen)
     if not seen.compared:

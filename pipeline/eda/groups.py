@@ -7,13 +7,12 @@ a group leaks when folds split it, and the score then promises what the leaderbo
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from pipeline.competition.contract import PART, TEXT, WHERE, Competition
+from pipeline.competition.contract import PART, RAW, TEXT, WHERE, Competition
 
 MIN_GROUPS = 10
 MIN_AUC = 0.6  # lower end of the interval, from which on likeness counts as evidence
@@ -50,8 +49,9 @@ def _candidates(competition: Competition) -> Iterator[tuple[str, str, list[str]]
     rows = competition.train_rows
     own = {"image_id", "path", "label", "group", WHERE}
     columns = [key for key in rows[0] if key not in own and not key.startswith((PART, TEXT))] if rows else []
-    for column in columns:
-        yield f"column {column!r}", f"competition.group_column: {column}", [row.get(column, "") for row in rows]
+    for key in columns:
+        column = key.removeprefix(RAW)
+        yield f"column {column!r}", f"competition.group_column: {column}", [row.get(key, "") for row in rows]
     ids = [row["image_id"] for row in rows]
     for separator in "_-./ @":
         for where, pattern in (
@@ -81,7 +81,8 @@ def _could_be_groups(codes: np.ndarray, labels: np.ndarray) -> bool:
     n, sizes = len(codes), np.bincount(codes)
     if len(sizes) < MIN_GROUPS or len(sizes) > n / 1.1 or sizes.max() > n / 4:
         return False
-    return (sizes[codes] > 1).mean() >= 0.3 and len(sizes) > 2 * len(Counter(labels.tolist()))
+    of_label = len(set(zip(codes.tolist(), labels.tolist(), strict=True))) == len(set(labels.tolist()))
+    return bool((sizes[codes] > 1).mean() >= 0.3) and not of_label
 
 
 def _appearance(thumbs: np.ndarray, colours: np.ndarray) -> np.ndarray:

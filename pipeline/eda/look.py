@@ -49,18 +49,20 @@ def look(
     near = near_pairs(facts["thumb"], sides, settings.near_bits, settings.near_correlation)
     near = _without_exact(near, exact)
     of_train = [[i for i in members if i < n_train] for members in exact]
-    near_sets = sets_of(n_train, [(pair.a, pair.b) for pair in near if pair.b < n_train])
     # Copies come in twos and threes. Where what looks alike makes one great heap (handwritten ones, blank slides), it
-    # is no heap of copies, and to keep it together would ruin the folds for nothing.
-    heap = max(map(len, near_sets), default=0)
-    copies = heap <= max(30, n_train // 20)
+    # is no heap of copies, and to keep it together would ruin the folds for nothing. The other sets stay together.
+    all_sets = sets_of(len(facts), [(pair.a, pair.b) for pair in near])
+    heaped = {row for members in all_sets if len(members) > max(30, n_train // 20) for row in members}
+    heap = max((len(members) for members in all_sets if members[0] in heaped), default=0)
+    near = [pair for pair in near if pair.a not in heaped]
+    near_sets = sets_of(n_train, [(pair.a, pair.b) for pair in near if pair.b < n_train])
 
     ids = [row["image_id"] for row in competition.train_rows]
     named = {
         "exact": [[ids[i] for i in members] for members in of_train if len(members) > 1],
-        "near": [[ids[i] for i in members] for members in near_sets] if copies else [],
+        "near": [[ids[i] for i in members] for members in near_sets],
     }
-    together = _together(competition, [members for members in [*of_train, *(near_sets if copies else [])] if members])
+    together = _together(competition, [members for members in [*of_train, *near_sets] if members])
     step("looking for groups that nobody declared")
     suspects = possible_groups(competition, train["thumb"], train["colour"], together, settings.seed)
     step("comparing the training set with the test set")
@@ -73,7 +75,7 @@ def look(
         test=test,
         exact=exact,
         near=near,
-        heap=0 if copies else heap,
+        heap=heap,
         compared=compared,
         conflicts=conflicts(competition),
         outliers=outliers(facts),

@@ -58,11 +58,12 @@ class Seen:
         return not self.competition.has_groups or rows[a]["group"] != rows[b]["group"]
 
     @cached_property
-    def across(self) -> list[tuple[int, ...]]:
-        """Copies with members in train and in test."""
+    def across(self) -> list[tuple[int, int]]:
+        """(a training image, a test image that is a copy of it), each test image once."""
         n = len(self.train)
-        sets = [tuple(members) for members in self.exact if members[0] < n <= members[-1]]
-        return sets + [(pair.a, pair.b) for pair in self.near if pair.a < n <= pair.b]
+        pairs = [(members[0], other) for members in self.exact if members[0] < n for other in members if other >= n]
+        pairs += [(pair.a, pair.b) for pair in self.near if pair.a < n <= pair.b]
+        return [(a, b) for b, a in sorted({b: a for a, b in reversed(pairs)}.items())]
 
     @cached_property
     def conflicting_copies(self) -> list[tuple[int, ...]]:
@@ -71,6 +72,6 @@ class Seen:
         Within a group near-duplicates may differ in just what the label is about (a person with a mask and without).
         """
         n, rows = len(self.train), self.competition.train_rows
-        pairs = [] if self.heap else [(p.a, p.b) for p in self.near if p.b < n and self.apart(p.a, p.b)]
+        pairs = [(p.a, p.b) for p in self.near if p.b < n and self.apart(p.a, p.b)]
         sets = [tuple(i for i in members if i < n) for members in [*self.exact, *pairs]]
         return [members for members in sets if len({rows[i]["label"] for i in members}) > 1]

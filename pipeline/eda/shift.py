@@ -113,7 +113,8 @@ def _told_apart(
         # leaves of 5 rows remember persons less than anything that fits closer
         forest = ExtraTreesClassifier(N_TREES, min_samples_leaf=5, random_state=seed, class_weight="balanced")
         forest.fit(x[trained], y[trained])
-        probs[held] = forest.predict_proba(x[held])[:, 1]
+        told = forest.predict_proba(x[held])[:, -1]
+        probs[held] = told if len(forest.classes_) == 2 else float(forest.classes_[0])  # few groups: one side alone
         weights += forest.feature_importances_ / K
     return probs, y, codes, weights
 

@@ -69,7 +69,7 @@ def conflicts(competition: Competition) -> list[dict[str, Any]]:
     found = []
     for key in ["label", *(PART + name for name in competition.parts)]:
         varying = [group for group, rows in several.items() if len({row[key] for row in rows}) > 1]
-        if not varying or len(varying) > (1 - CONSTANT) * len(several):
+        if not varying or len(several) < 5 or len(varying) > max(1, (1 - CONSTANT) * len(several)):
             continue
         for group in varying:
             counts = Counter(row[key] for row in several[group])

@@ -82,7 +82,10 @@ def _rows_wrong(table: pd.DataFrame, competition: Competition) -> list[tuple[str
         labels = zip(ids, table["label"], strict=True)
         valid = "the competition's own labels"
         wrong += [(f"image {i!r} has label {label!r}", valid) for i, label in labels if known.get(i, label) != label]
-    for column in [name for name in table.columns if name == "fold" or name.startswith("fold_")]:
+    columns = [name for name in table.columns if name == "fold" or name.startswith("fold_")]
+    if len(columns) > 1 and (table[columns] == ALWAYS_TRAINED).to_numpy().any():
+        wrong.append(("repeats with rows that are in no fold (-1)", "a hold-out, or repeats that validate every row"))
+    for column in columns:
         folds = table[column]
         present = sorted(int(fold) for fold in folds.unique() if fold != ALWAYS_TRAINED)
         if present != list(range(len(present))) or not present:
@@ -125,6 +128,8 @@ def _figures(table: pd.DataFrame, competition: Competition, duplicates: Sets) ->
         if apart.max() > worst:
             worst, at = float(apart.max()), f"class {classes[int(apart.argmax())]} in {name}"
         absent += [f"class {classes[c]} in {name}" for c in np.flatnonzero((counts == 0) & (overall > 0))]
+        lost = (np.bincount(codes[~held], minlength=len(classes)) == 0) & (counts > 0)
+        absent += [f"class {classes[c]} in all that {name} trains on" for c in np.flatnonzero(lost)]
         n_units = len(set(groups[held]) - {""}) + int((groups[held] == "").sum())
         by_class = dict(zip(classes, counts.tolist(), strict=True))
         folds.append({"repeat": split.repeat, "fold": split.fold, "rows": int(held.sum()), "groups": n_units,

@@ -28,10 +28,14 @@ def content_hashes(paths: list[str], memory: Path) -> list[str]:
     if new:
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the interpreter lock
             hashes = dict(zip(new, pool.map(_sha256, new), strict=True))
-        known |= {path: [stat, hashes[path]] for path, stat in zip(paths, stats, strict=True) if path in hashes}
+        read = {path: content for path, content in hashes.items() if content != MISSING}
+        known |= {path: [stat, read[path]] for path, stat in zip(paths, stats, strict=True) if path in read}
         with atomic(memory) as temporary:
             temporary.write_text(json.dumps(known))
-    return [known[path][1] if stat else MISSING for path, stat in zip(paths, stats, strict=True)]
+    return [
+        known[path][1] if stat and path in known and known[path][0] == stat else MISSING
+        for path, stat in zip(paths, stats, strict=True)
+    ]
 
 
 def images_hash(ids: list[str], hashes: list[str]) -> str:

@@ -61,7 +61,8 @@ def open_image(path: str, side: int = 0) -> tuple[Image.Image, FileFacts]:
             mode, kind, frames = image.mode, str(image.format), getattr(image, "n_frames", 1)
             if mode == "F":
                 raise ValueError("its pixels are floating-point numbers, whose black and white nobody knows")
-            orientation = int(image.getexif().get(ORIENTATION, 1) or 1)
+            turned = image.getexif().get(ORIENTATION, 1)
+            orientation = turned if turned in range(1, 9) else 1  # others mean nothing
             if side and kind in ("JPEG", "MPO"):
                 share = min(1.0, DCT_GAP * side / min(width, height))
                 image.draft(None, (max(1, int(width * share)), max(1, int(height * share))))
@@ -79,7 +80,9 @@ def open_image(path: str, side: int = 0) -> tuple[Image.Image, FileFacts]:
 def _eight_bits(image: Image.Image) -> tuple[Image.Image, int, bool]:
     """(the image in mode L or RGB, bits of a channel in the file, whether any pixel is transparent)"""
     if image.mode.startswith("I"):  # Pillow's own conversion of 16 bits would clip, not scale
-        deep = np.asarray(image).astype(np.int64) >> 8
+        deep = np.asarray(image).astype(np.int64)
+        if image.mode != "I" or deep.max() > 255:  # 32 bits may hold values of 8
+            deep >>= 8
         return Image.fromarray(deep.clip(0, 255).astype(np.uint8)), 16, False
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         clear = image.convert("RGBA")

@@ -81,6 +81,10 @@ class Store:
                 first.setdefault(content, i)
         return list(first.values())
 
+    def has(self, content: str) -> bool:
+        """Whether the content is in the store; a file that is no image never is."""
+        return content.encode() in self._row_of
+
     def facts(self, hashes: Sequence[str]) -> np.ndarray:
         """(N,) records, in the order asked for. Raises KeyError for a content that is not in the store."""
         return self._records[[self._row_of[content.encode()] for content in hashes]]

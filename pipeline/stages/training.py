@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.atomic import atomic
+from pipeline.competition.labels import check_label_bounds, training_labels
 from pipeline.config.settings import fingerprint
 from pipeline.receipts import Receipt
 from pipeline.stages.data import folds
@@ -29,6 +30,7 @@ def train(work: Work) -> Receipt:
     inputs = {
         **settings.flat("images", "folds", "model", "augment", "train"),
         "weights": work.weights_hash,
+        "trained labels": _trained_labels(work),
         "metric": competition.metric,
         "classes": list(competition.classes),
         "folds": fold_receipt.figures["hash"],
@@ -80,6 +82,16 @@ def train(work: Work) -> Receipt:
     return work.finish("train", inputs, files, run_id, figures, started)
 
 
+def _trained_labels(work: Work) -> str:
+    """Of the labels that `train.label_bounds` makes; they depend on columns that no label of the competition shows."""
+    bounds, competition = work.settings.train.label_bounds, work.competition
+    if not bounds or competition.mistakes or check_label_bounds(work.settings.competition, bounds):
+        return "the competition's"
+    labels = training_labels(competition.train_rows, work.settings.competition, bounds)
+    ids = [row["image_id"] for row in competition.train_rows]
+    return fingerprint(sorted(zip(ids, labels, strict=True)))
+
+
 def identity_of(settings: str, inputs: dict[str, Any]) -> dict[str, str]:
     """What every checkpoint of a training carries and is checked for: other settings, folds or images are refused."""
     return {"settings": settings, "folds": inputs["folds"], "images": inputs["train images"]}
@@ -91,7 +103,6 @@ def _training_data(work: Work) -> TrainingData:
     import torch
 
     from pipeline.augment import image_keys
-    from pipeline.competition.labels import training_labels
     from pipeline.images.load import load_images
     from pipeline.train import TrainingData
 

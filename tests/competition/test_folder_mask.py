@@ -95,7 +95,11 @@ def test_folders_links_out_strays_and_absent_folders_are_told(pets, tmp_path):
     assert any("train/linked: a link out of the folder" in line for line in told(pets))
     assert any("'cat/one.png' is a link to outside" in line for line in told(pets))
     assert not any("secret" in row["path"] for row in competition.train_rows)
-    assert sorted(m.kind for m in competition.notes) == ["images in no class folder", "other files"]
+    assert sorted(m.kind for m in competition.notes) == [
+        "folders met twice",
+        "images in no class folder",
+        "other files",
+    ]
     lines = told(pets.model_copy(update={"train_folder": "trian"}))
     assert any("no such folder, did you mean 'train'" in line for line in lines)
 

@@ -86,7 +86,8 @@ def test_a_leak_in_a_repeat_is_found_too(c):
 def test_classes_that_a_fold_lacks_are_named():
     c = competition(["a"] * 20 + ["b"], None)
     audit = audit_folds(make_folds(c, Folds(k=3, stratify="off")), c)
-    assert len(audit.absent) == 2 and audit.absent[0].startswith("class b in fold")
+    assert len(audit.absent) == 3 and audit.absent[0].startswith("class b in fold")
+    assert any("in all that fold" in words and "trains on" in words for words in audit.absent)
     assert any("a fold lacks a class: class b" in line for line in audit_lines(audit, c.classes))
 
 
