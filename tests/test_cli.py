@@ -46,6 +46,12 @@ def test_an_experiment_that_is_not_there_names_the_nearest(checkout):
     assert "did you mean 'digits.yaml'" in done.stderr
 
 
+def test_a_folder_that_is_not_there_is_one_mistake_that_names_podium_data(checkout):
+    done = checkout.pipeline("eda", "experiments/mask.yaml", "competition.root=data/nowhere", expect=2)
+    assert done.stderr.count("there is no folder") == 1 and "PODIUM_DATA=FOLDER" in done.stderr
+    assert "train.csv" not in done.stderr and "Traceback" not in done.stderr
+
+
 def test_bad_data_is_told_all_at_once_before_training_and_leaves_no_result(checkout, write_csv):
     """Missing and unreadable images, a duplicate id, a label in no class, k too large, other sample ids, a wrong model."""
     from PIL import Image

@@ -85,6 +85,9 @@ def test_the_record_in_mlflow_is_a_tree_with_everything_in_it(first):
     assert {"train_loss", "valid_loss", "valid_macro_f1", "lr", "grad_norm", "images_per_s"} <= metrics
     [(oof,)] = query(checkout, f"select value from metrics where run_uuid = '{cv}' and key = 'oof_macro_f1'")
     assert oof == receipt(checkout, "train").figures["score"]
+    [eda] = by_stage["eda"]
+    looked = {path.name for path in (checkout.runs / "artifacts/digits" / eda / "artifacts").rglob("*")}
+    assert {"eda.html", "findings.json"} <= looked and any(name.endswith(".png") for name in looked)
     stored = {path.name for path in (checkout.runs / "artifacts/digits" / cv / "artifacts").iterdir()}
     assert {"fold-0.safetensors", "fold-1.safetensors", "folds.csv", "oof.parquet", "settings.yaml"} <= stored
 

@@ -11,6 +11,9 @@ import pytest
 import yaml
 from PIL import Image, ImageOps
 
+from pipeline.config.explain import section_classes
+from pipeline.config.settings import Experiment
+
 N_PEOPLE, SHOTS = 30, 4
 
 
@@ -72,6 +75,16 @@ def planted(finished):
 
 def findings(checkout) -> dict:
     return json.loads((checkout.runs / "planted/eda/findings.json").read_text())
+
+
+def names_settings_that_are_there(checkout) -> bool:
+    """Every setting that a finding names is one that the file may hold."""
+    named = [f["setting"] for f in findings(checkout)["findings"] if f["setting"]]
+    for text in named:
+        section, _, key = text.partition(":")[0].partition(".")
+        classes = section_classes(Experiment.model_fields[section].annotation)
+        assert any(key in each.model_fields for each in classes), text
+    return bool(named)
 
 
 def titles(checkout, *levels: str) -> str:
@@ -186,6 +199,7 @@ def test_every_fault_of_the_data_is_found_and_the_folds_heal_what_they_can(plant
         "grey among",
     ):
         assert part in notes, notes
+    assert names_settings_that_are_there(planted)
     near = next(f for f in data["findings"] if "near-duplicates" in f["title"])
     assert "2 turned or mirrored" in near["seen"] and "4 of them reach over declared groups" in near["seen"]
 

@@ -42,14 +42,13 @@ class Found:
     sample_columns: tuple[str, str] = ("image_id", "label")
     sample_csv: Path | None = None
     label_column: str = "label"
-    n_unused: int = 0
     notes: list[Mistake] = field(default_factory=list)
 
 
 def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Competition:
     """The contract. mistakes: those of the source; all further ones are added to it."""
     parts = scheme(settings, mistakes) if settings.parts else None
-    fixes = _read_fixes(settings, found.train, mistakes)
+    fixes = _read_fixes(settings, found, mistakes)
     left_out = {(item.raw[WHERE], item.image_id) for item in found.train if fixes.get(item.image_id) == ""}
     mistakes[:] = [mistake for mistake in mistakes if (mistake.where, mistake.image_id) not in left_out]
     readable = parts is None or parts.class_of  # a formula that is wrong is told once, not at every row
@@ -93,7 +92,6 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
         parts={name: part.values for name, part in settings.parts.items()},
         class_means=parts.means if parts else (),
         root=found.root,
-        n_unused=found.n_unused,
     )
 
 
@@ -115,29 +113,24 @@ def _train_row(item: Item, parts: Scheme | None, mistakes: list[Mistake]) -> Row
     return {**item.raw, **raw, **contract}
 
 
-def _read_fixes(settings: Declared, train: list[Item], mistakes: list[Mistake]) -> dict[str, str]:
+def _read_fixes(settings: Declared, found: Found, mistakes: list[Mistake]) -> dict[str, str]:
     """Id to new label, empty to leave the row out: the user's corrections, beside the organisers' untouched files."""
     if settings.fixes_csv == "none":
         return {}
     path = ROOT / settings.fixes_csv
     rows = read_table(path, "competition.fixes_csv", ["image_id", "label"], mistakes, "the repository")
-    known = {item.image_id for item in train}
+    known = {item.image_id for item in found.train}
     fixes: dict[str, str] = {}
     for row in rows:
         image_id = row["image_id"]
         if image_id not in known:
             hint = nearest(image_id, known) if len(mistakes) < 10 else ""
-            valid = f"valid: an id of {found_place(train)}"
+            valid = f"valid: an id of {found.train_place}"
             mistakes.append(Mistake(row[WHERE], f"no training image {image_id!r}{hint}", valid, "fixes"))
         elif fixes.setdefault(image_id, row["label"]) != row["label"]:
-            found = f"another label for {image_id!r} than before"
-            mistakes.append(Mistake(row[WHERE], found, "valid: one label an image, or none to leave it out", "fixes"))
+            told = f"another label for {image_id!r} than before"
+            mistakes.append(Mistake(row[WHERE], told, "valid: one label an image, or none to leave it out", "fixes"))
     return fixes
-
-
-def found_place(train: list[Item]) -> str:
-    """The table that training rows come from, for messages."""
-    return train[0].raw[WHERE].rpartition(":")[0] if train else "the training table"
 
 
 def _add_groups(train: list[Row], found: Found, settings: Declared, mistakes: list[Mistake]) -> None:

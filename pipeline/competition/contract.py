@@ -46,7 +46,6 @@ class Competition:
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a multi-part label: name -> its values
     class_means: tuple[str, ...] = ()  # of a multi-part label: "wear, male, <30" for each class
     root: Path = Path()  # no image lies outside it
-    n_unused: int = 0  # image files beside those of the tables that no row names
 
     @cached_property
     def train(self) -> pd.DataFrame:

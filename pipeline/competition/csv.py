@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.competition.assemble import Found, Item, assemble
 from pipeline.competition.contract import Competition, Row
-from pipeline.competition.paths import Finder, n_unused, root_of
+from pipeline.competition.paths import Finder, root_of
 from pipeline.competition.tables import check_same_ids, read_table, sample_columns, unique_rows
 from pipeline.config.data import Tables
 from pipeline.config.mistakes import Mistake
@@ -38,7 +38,6 @@ def read(settings: Tables) -> Competition:
         columns = sample_columns(found.sample, found.sample_csv, settings.id_column, mistakes)
         found.sample_columns = columns if found.sample else (settings.id_column, settings.label_column)
         found.test = _test_items(settings, found, root, mistakes)
-    found.n_unused = n_unused([item.path for item in [*found.train, *found.test]])
     return assemble(settings, found, mistakes)
 
 

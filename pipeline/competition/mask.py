@@ -10,7 +10,7 @@ from collections import Counter
 
 from pipeline.competition.assemble import Found, Item, assemble
 from pipeline.competition.contract import WHERE, Competition, Row
-from pipeline.competition.paths import Finder, by_stem, is_inside, leaves, n_unused, root_of
+from pipeline.competition.paths import Finder, by_stem, is_inside, leaves, root_of
 from pipeline.competition.tables import read_table, sample_columns, unique_rows
 from pipeline.config.data import MaskCompetition
 from pipeline.config.mistakes import Mistake, nearest, shown
@@ -42,7 +42,6 @@ def read(settings: MaskCompetition) -> Competition:
         finder = Finder(f"{settings.test_images}/{{{ids}}}", "competition.test_images", root, trains=False)
         rows = unique_rows(found.sample, ids, mistakes)
         found.test = [Item(row, row[ids], finder.find(row, row[ids], mistakes)) for row in rows]
-        found.n_unused = n_unused([item.path for item in found.test])
     return assemble(settings, found, mistakes)
 
 

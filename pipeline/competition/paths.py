@@ -134,9 +134,9 @@ def missing_images(competition: Competition) -> dict[int, Mistake]:
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
 
-def n_unused(paths: Sequence[str]) -> int:
-    """Image files in the folders of `paths` that are none of them: pictures that no table speaks of."""
-    used = set(paths) - {""}
+def n_unused(competition: Competition) -> int:
+    """Image files in the folders of the competition's images that are none of them: no table speaks of them."""
+    used = {row["path"] for row in [*competition.train_rows, *competition.test_rows]}
     n = 0
     for folder in {os.path.dirname(path) for path in used}:
         try:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.competition.grouping import sets_of
+
 THUMB = 32  # side of the thumbnails
 MAX_SHIFT = 3  # thumbnail pixels: how far two crops of one photo may lie apart
 MIN_SIDE = 16  # px: in smaller images all is low frequency, and alike
@@ -70,25 +72,6 @@ def near_pairs(thumbs: np.ndarray, sides: np.ndarray, max_bits: int, min_correla
                 if key not in best or correlation[i] > best[key].correlation:
                     best[key] = NearPair(*key, int(bits[i]), round(float(correlation[i]), 4), TURNS[turn])
     return [best[key] for key in sorted(best)]
-
-
-def sets_of(n: int, edges: Sequence[tuple[int, int]]) -> list[list[int]]:
-    """Connected components of two members or more, by union-find, each sorted, in the order of their first member."""
-    parent = list(range(n))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    for a, b in edges:
-        ra, rb = root(a), root(b)
-        parent[max(ra, rb)] = min(ra, rb)
-    members: dict[int, list[int]] = {}
-    for i in sorted({i for edge in edges for i in edge}):
-        members.setdefault(root(i), []).append(i)
-    return [members[first] for first in sorted(members)]
 
 
 def _equal(keys: Sequence) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.competition.paths import n_unused
 from pipeline.eda.duplicates import MIN_SIDE
 from pipeline.eda.pictures import text
 from pipeline.eda.seen import Seen
@@ -46,7 +47,7 @@ def findings(seen: Seen) -> list[Finding]:
     found = [finding for room in rooms for finding in room(seen)]
     found += _notes(seen)
     if not any(finding["level"] in ("error", "warning") for finding in found):
-        found.append(_finding("good", "Nothing here that costs points", "No duplicate, conflict or shift was found."))
+        found.append(_finding("good", "Nothing here that costs points", "No finding is graver than a note."))
     return sorted(found, key=lambda finding: LEVELS.index(finding["level"]))
 
 
@@ -276,7 +277,7 @@ def _notes(seen: Seen) -> Iterator[Finding]:
     for kind, notes in by_kind.items():
         told = "; ".join(f"{note.where}: {note.found}" for note in notes[:6]) + ("; ..." if len(notes) > 6 else "")
         yield _finding("note", f"{kind[0].upper()}{kind[1:]}: {len(notes):,}", told, notes[0].valid, "", len(notes))
-    if n := seen.competition.n_unused:
+    if n := n_unused(seen.competition):
         told = "They lie beside the competition's images, and no row of a table names them."
         do = "Nothing is needed, if the organisers meant it so."
         yield _finding("note", f"{_n(n, 'image file')} in no table", told, do, "", n)

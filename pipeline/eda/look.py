@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.competition.contract import Competition
+from pipeline.competition.grouping import merged_groups, sets_of
 from pipeline.config.data import Eda
-from pipeline.eda.duplicates import MIN_SIDE, NearPair, exact_sets, near_pairs, sets_of
-from pipeline.eda.findings import Seen, findings
+from pipeline.eda.duplicates import MIN_SIDE, NearPair, exact_sets, near_pairs
+from pipeline.eda.findings import findings
 from pipeline.eda.groups import possible_groups
 from pipeline.eda.pictures import describe_images, outliers
+from pipeline.eda.seen import Seen
 from pipeline.eda.shift import measure_shift
 from pipeline.eda.tables import conflicts, describe_tables
 
@@ -62,7 +64,8 @@ def look(
         "exact": [[ids[i] for i in members] for members in of_train if len(members) > 1],
         "near": [[ids[i] for i in members] for members in near_sets],
     }
-    together = _together(competition, [members for members in [*of_train, *near_sets] if members])
+    group_of = merged_groups(competition, [*named["exact"], *named["near"]])
+    together = [group_of[image_id] for image_id in ids]
     step("looking for groups that nobody declared")
     suspects = possible_groups(competition, train["thumb"], train["colour"], together, settings.seed)
     step("comparing the training set with the test set")
@@ -105,21 +108,6 @@ def _without_exact(near: list[NearPair], exact: list[list[int]]) -> list[NearPai
     """Pairs that are not equal anyway."""
     set_of = {row: n for n, members in enumerate(exact) for row in members}
     return [p for p in near if p.a not in set_of or set_of[p.a] != set_of.get(p.b)]
-
-
-def _together(competition: Competition, sets: list[list[int]]) -> list[str]:
-    """The group of each training row when duplicates are merged in, "" for a row by itself."""
-    rows = competition.train_rows
-    first: dict[str, int] = {}
-    edges = [(members[0], other) for members in sets for other in members[1:]]
-    for i, row in enumerate(rows):
-        if competition.has_groups:
-            edges.append((first.setdefault(row["group"], i), i))
-    groups = [row.get("group", "") for row in rows]
-    for members in sets_of(len(rows), [edge for edge in edges if edge[0] != edge[1]]):
-        for i in members:
-            groups[i] = f"set {members[0]}"
-    return groups
 
 
 def _samples(competition: Competition) -> list[dict[str, Any]]:

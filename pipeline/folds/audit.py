@@ -13,15 +13,16 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition.contract import Competition
+from pipeline.competition.grouping import Sets, merged_groups
 from pipeline.config.mistakes import Mistake, Mistakes
-from pipeline.folds.split import ALWAYS_TRAINED, Sets, merged_groups, splits
+from pipeline.folds.split import ALWAYS_TRAINED, fold_columns, splits
 
 SHOWN_CLASSES = 8
 
 
 @dataclass(frozen=True)
 class Audit:
-    """All as plain data, for the receipt and MLflow. shares: of a fold's validated rows, and of all."""
+    """All as plain data, for the receipt and MLflow."""
 
     n_rows: int
     n_validated: int  # each exactly once in every repeat
@@ -52,13 +53,11 @@ def audit_folds(
     wrong = _rows_wrong(table, competition)
     if wrong:  # without the right rows nothing else can be judged
         raise Mistakes(Mistake(where, found, f"valid: {valid}", valid) for found, valid in wrong)
-    models = splits(table)
-    columns = list(dict.fromkeys(split.column for split in models))
     members: dict[str, list[str]] = {}
     if competition.has_groups:
         for row in competition.train_rows:
             members.setdefault(row["group"], []).append(row["image_id"])
-    for column in columns:
+    for column in fold_columns(table):
         fold_of = dict(zip(table["image_id"], table[column], strict=True))
         wrong += _split_sets(members.items(), fold_of, "group", "each group on one side", column)
         named = [(f"{ids[0]!r} and its duplicates", list(ids)) for ids in duplicates]
@@ -82,7 +81,7 @@ def _rows_wrong(table: pd.DataFrame, competition: Competition) -> list[tuple[str
         labels = zip(ids, table["label"], strict=True)
         valid = "the competition's own labels"
         wrong += [(f"image {i!r} has label {label!r}", valid) for i, label in labels if known.get(i, label) != label]
-    columns = [name for name in table.columns if name == "fold" or name.startswith("fold_")]
+    columns = fold_columns(table)
     if len(columns) > 1 and (table[columns] == ALWAYS_TRAINED).to_numpy().any():
         wrong.append(("repeats with rows that are in no fold (-1)", "a hold-out, or repeats that validate every row"))
     for column in columns:

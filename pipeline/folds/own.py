@@ -10,10 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.competition.contract import WHERE, Competition
+from pipeline.competition.grouping import Sets, merged_groups
 from pipeline.competition.tables import columns_of, read_table
 from pipeline.config.mistakes import Mistake, Mistakes, nearest, shown
 from pipeline.folds.audit import audit_folds
-from pipeline.folds.split import ALWAYS_TRAINED, Sets, merged_groups
+from pipeline.folds.split import ALWAYS_TRAINED
 
 MAX_FOLDS = 1_000
 

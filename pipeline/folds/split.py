@@ -7,7 +7,7 @@ gives the same folds. `group` is what was kept whole: the declared group, joined
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,13 +16,13 @@ import pandas as pd
 
 from pipeline.atomic import atomic
 from pipeline.competition.contract import WHERE, Competition, stratified_by
+from pipeline.competition.grouping import Sets, merged_groups
 from pipeline.config.data import Folds
 from pipeline.config.mistakes import Mistake, Mistakes, nearest
 from pipeline.folds.balance import share_out
 
 COLUMNS = ["image_id", "fold", "label", "group"]
 ALWAYS_TRAINED = -1  # the fold of rows that a hold-out never validates
-Sets = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -41,46 +41,18 @@ class Split:
         return np.flatnonzero(folds != self.fold), np.flatnonzero(folds == self.fold)
 
 
+def fold_columns(table: pd.DataFrame) -> list[str]:
+    """`fold`, and `fold_1`, ... of further repeats."""
+    return [column for column in table.columns if column == "fold" or column.startswith("fold_")]
+
+
 def splits(table: pd.DataFrame) -> list[Split]:
     """One for each model that the table asks for, repeats one after the other."""
-    columns = [column for column in table.columns if column == "fold" or column.startswith("fold_")]
     found: list[Split] = []
-    for repeat, column in enumerate(columns):
+    for repeat, column in enumerate(fold_columns(table)):
         folds = sorted(int(fold) for fold in table[column].unique() if fold != ALWAYS_TRAINED)
         found += [Split(len(found) + i, repeat, fold, column) for i, fold in enumerate(folds)]
     return found
-
-
-def merged_groups(competition: Competition, duplicates: Sets = ()) -> dict[str, str]:
-    """Id to group: declared groups, joined where a set of duplicates reaches over several; "" for a row by itself."""
-    members: dict[str, set[str]] = {}  # name of a node (group or single row) -> names joined with it, by union-find
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        while parent.setdefault(name, name) != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    node_of = {
-        row["image_id"]: f"group {row['group']}" if competition.has_groups else f"image {row['image_id']}"
-        for row in competition.train_rows
-    }
-    for duplicate in duplicates:
-        nodes = [root(node_of[image_id]) for image_id in duplicate if image_id in node_of]
-        for node in nodes[1:]:
-            low, high = sorted((root(nodes[0]), root(node)))
-            parent[high] = low
-    for node in sorted(set(node_of.values())):
-        members.setdefault(root(node), set()).add(node.partition(" ")[2])
-    named = {top: _joined(sorted(names), competition.has_groups) for top, names in members.items()}
-    return {image_id: named[root(node)] for image_id, node in node_of.items()}
-
-
-def _joined(names: list[str], are_groups: bool) -> str:
-    if not are_groups:
-        return f"copies of {names[0]}" if len(names) > 1 else ""
-    return "+".join(names[:3]) + (f"+{len(names) - 3} more" if len(names) > 3 else "")
 
 
 def check_folds(competition: Competition, settings: Folds, duplicates: Sets = ()) -> list[Mistake]:
@@ -99,22 +71,24 @@ def check_folds(competition: Competition, settings: Folds, duplicates: Sets = ()
     for row in competition.train_rows:
         if row["label"] in competition.classes:  # else a mistake of its own
             units.setdefault(row["label"], set()).add(group_of[row["image_id"]] or row["image_id"])
-    needed = 2 if settings.holdout != "off" else settings.k
+    where, needed = ("folds.holdout", 2) if settings.holdout != "off" else ("folds.k", settings.k)
     if settings.stratify == "off":
         n = len(set().union(*units.values())) if units else 0
         if n < needed:
-            mistakes.append(
-                Mistake("folds.k", f"found {needed}, more than the {n} groups or rows", "valid: fewer", "folds")
-            )
+            told, valid = f"needs {needed} groups or rows, and there are {n}", f"valid: 2 to {n}"
+            mistakes.append(Mistake(where, told, valid, "folds"))
         return mistakes
     small = {label: len(members) for label, members in units.items() if len(members) < needed}
     if small:
         what = "groups" if competition.has_groups else "rows"
         named = ", ".join(f"{label!r} ({n})" for label, n in sorted(small.items(), key=lambda item: item[1])[:10])
         told = f"found {needed}, more than the {what} of class {named}"
+        if settings.holdout != "off":
+            told = f"needs two {what} of each class, one on either side; of class {named} there are fewer"
         smallest = min(small.values())
         within = f"2 to {smallest}" if smallest >= 2 else f"no k at all until that class has two {what}"
-        mistakes.append(Mistake("folds.k", told, f"valid: {within}; or folds.stratify=off", "folds"))
+        within = within if settings.holdout == "off" else f"two {what} of each class"
+        mistakes.append(Mistake(where, told, f"valid: {within}; or folds.stratify=off", "folds"))
     return mistakes
 
 
@@ -139,7 +113,7 @@ def make_folds(competition: Competition, settings: Folds, duplicates: Sets = ())
         found = f"found {held_out:g}, and of {len(units):,} groups or rows none is left to {lost}"
         raise Mistakes([Mistake("folds.holdout", found, "valid: a share that leaves some on either side", "folds")])
     frame = pd.DataFrame(table | {"label": [row["label"] for row in rows], "group": groups})
-    return frame[[*COLUMNS, *(column for column in frame.columns if column.startswith("fold_"))]]
+    return frame[[*COLUMNS, *fold_columns(frame)[1:]]]
 
 
 def _stratifiable(competition: Competition) -> list[str]:
@@ -168,8 +142,7 @@ def write_folds(folds: pd.DataFrame, path: Path) -> str:
 def read_folds(path: Path) -> pd.DataFrame:
     """The table, with ids, labels and groups as the strings they are."""
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    folds = [column for column in table.columns if column == "fold" or column.startswith("fold_")]
-    return table.astype(dict.fromkeys(folds, "int64"))
+    return table.astype(dict.fromkeys(fold_columns(table), "int64"))
 
 
 def folds_hash(path: Path) -> str:

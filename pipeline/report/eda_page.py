@@ -69,6 +69,7 @@ def render(findings: Mapping[str, Any], thumbnails: Mapping[str, np.ndarray]) ->
         class_rows=[(entry["name"], entry["means"], entry["n"]) for entry in classes],
         class_top=max((entry["n"] for entry in classes), default=1) or 1,
         means={entry["name"]: entry["means"] for entry in findings["classes"]},
+        channels=_channels(findings["images"]),
         histograms=_histograms(findings["images"]),
         shift_svg=_shift_svg(findings["shift"]),
     )
@@ -83,6 +84,14 @@ def findings_lines(findings: Mapping[str, Any]) -> list[str]:
             setting = f" [{finding['setting']}]" if finding["setting"] else ""
             lines.append(f"  -> {finding['do']}{setting}")
     return lines
+
+
+def _channels(images: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the channels: one where all images are grey."""
+    means = [tuple(images[side]["mean"]) for side in ("train", "test") if images[side]["mean"]]
+    if not means:
+        return ()
+    return ("grey",) if all(len(set(mean)) == 1 for mean in means) else ("red", "green", "blue")
 
 
 def _embedded(pixels: np.ndarray) -> str:

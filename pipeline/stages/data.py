@@ -40,10 +40,9 @@ def eda(work: Work) -> Receipt:
         seen = look(competition, train_facts, test_facts, contents, work.settings.eda, work.preprocessing.px, step)
         findings: dict[str, Any] = seen.findings | {"made": {"code_version": receipts.code_version()}}
         step("drawing the page")
-        sides = {"train": competition.train_rows, "test": competition.test_rows}
-        rows = [row for members in sides.values() for row in members]
-        places = {f"{side}:{row['image_id']}": row["path"] for side, members in sides.items() for row in members}
-        index = {key: i for i, key in enumerate(places)}
+        rows = [*competition.train_rows, *competition.test_rows]
+        n = len(competition.train_rows)
+        index = {f"{'train' if i < n else 'test'}:{row['image_id']}": i for i, row in enumerate(rows)}
         wanted = thumbnails_wanted(findings)
         chosen = [index[key] for key in wanted]
         pictures = load_thumbnails([rows[i] for i in chosen], 112, work.store, [contents[i] for i in chosen])

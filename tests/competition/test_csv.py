@@ -5,7 +5,7 @@ import os
 import pytest
 
 from pipeline.competition.csv import read
-from pipeline.competition.paths import missing_images
+from pipeline.competition.paths import missing_images, n_unused
 
 
 def told(settings) -> list[str]:
@@ -228,8 +228,8 @@ def test_a_row_that_is_left_out_is_wrong_no_more(small_competition, small_settin
 
 
 def test_pictures_that_no_row_names_are_counted(small_competition, small_settings):
-    assert read(small_settings).n_unused == 0
+    assert n_unused(read(small_settings)) == 0
     (small_competition / "images" / "extra.jpg").touch()
     (small_competition / "images" / ".hidden.jpg").touch()
     (small_competition / "images" / "notes.txt").touch()
-    assert read(small_settings).n_unused == 1
+    assert n_unused(read(small_settings)) == 1

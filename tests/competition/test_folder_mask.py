@@ -148,7 +148,10 @@ def test_what_is_wrong_with_persons_is_told_with_their_row(masks, tmp_path):
     assert [m.where.rpartition(":")[2] for m in notes] == ["3"] and "no photo mask5" in str(notes[0])
 
 
-@pytest.mark.skipif(not (ROOT.parent / "shared/data/mask18").is_dir(), reason="the shared data are not here")
+@pytest.mark.skipif(
+    not (ROOT.parent / "shared/data/mask18").is_dir(),
+    reason="needs the mask18 photos in ../shared/data: for non-commercial research, not part of the repository",
+)
 def test_the_real_layout_reads_without_a_word(monkeypatch):
     settings = settings_of(ROOT.parent / "shared/data/mask18")
     competition = open_competition(settings)

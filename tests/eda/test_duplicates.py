@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageOps
 
-from pipeline.eda.duplicates import _hashes, exact_sets, near_pairs, sets_of
+from pipeline.competition.grouping import sets_of
+from pipeline.eda.duplicates import _hashes, exact_sets, near_pairs
 
 T = Image.Transpose
 

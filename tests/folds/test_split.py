@@ -193,7 +193,7 @@ def test_classes_with_fewer_members_than_folds_are_told_before_any_work():
     [mistake] = check_folds(competition("aabb"), Folds(k=2), [["i00002", "i00003"]])  # one unit of b is left
     assert "'b' (1)" in str(mistake)
     [mistake] = check_folds(competition("ab"), Folds(k=3, stratify="off"))
-    assert "more than the 2 groups or rows" in str(mistake)
+    assert "needs 3 groups or rows, and there are 2" in str(mistake)
 
 
 def test_a_column_to_stratify_by_must_be_there():
@@ -211,7 +211,10 @@ def test_a_written_table_is_read_back_as_it_was(tmp_path):
     assert c.has_groups
 
 
-@pytest.mark.skipif(not (ROOT.parent / "shared/data/mask18").is_dir(), reason="the shared data are not here")
+@pytest.mark.skipif(
+    not (ROOT.parent / "shared/data/mask18").is_dir(),
+    reason="needs the mask18 photos in ../shared/data: for non-commercial research, not part of the repository",
+)
 def test_mask18_is_shared_out_as_evenly_as_whole_persons_allow(monkeypatch):
     monkeypatch.setenv("PODIUM_DATA", str(ROOT.parent / "shared/data"))
     experiment, _ = load("experiments/mask.yaml")
