@@ -2,8 +2,9 @@
 
 In: all training rows and the folds table. Out: `fold-K.safetensors` for each model (K counts on over repeats),
 `oof.parquet` (`image_id, fold, target, p_0 ... p_{C-1}`, rows in the order of the table at that time: join by id; with
-repeats the mean over them, with a hold-out its rows alone), `history.json`, and the scores. A fold whose checkpoint is
-there and carries the same hashes is not trained again.
+repeats or seeds the mean over them, with a hold-out its rows alone; multilabel has `target_0 ... target_{C-1}`, a
+regression only `p_0`), `history.json`, and the scores. A fold whose checkpoint is there and carries the same hashes is
+not trained again.
 """
 
 import json
@@ -17,13 +18,17 @@ import pandas as pd
 import torch
 
 from pipeline.atomic import atomic
+from pipeline.config.metric import parse_metric
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.config.settings import Experiment
 from pipeline.folds.split import splits
 from pipeline.metrics import Interval, bootstrap_interval, score
 from pipeline.model import CheckpointInfo, checkpoint_info, load_checkpoint, pick_device, save_checkpoint
-from pipeline.predict import predict_probs
-from pipeline.train import EpochRecord, TrainingData, train_fold
+from pipeline.precision import Precision
+from pipeline.predict import predict
+from pipeline.records import EpochRecord, FoldRun, optimism
+from pipeline.resume import ResumeState
+from pipeline.train import TrainingData, train_fold
 
 
 @dataclass(frozen=True)
@@ -33,85 +38,110 @@ class CrossValidation:
     oof: pd.DataFrame
     score: float  # of all out-of-fold rows at once
     interval: Interval  # 95 %, by group bootstrap
-    fold_scores: list[float]  # each over its own validation rows: for their spread, not to be averaged
+    fold_scores: list[float]  # of each model, over its own validation rows: for their spread, not to be averaged
     checkpoints: list[Path]
+    optimism: float | None  # with `select: best`, see `records.optimism`
 
 
 def cross_validate(
     data: TrainingData,
     folds: pd.DataFrame,
     settings: Experiment,
+    precision: Precision,
     identity: dict[str, str],
     code: str,
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
+    on_step: Callable[[int, int], None] = lambda epoch, share: None,
 ) -> CrossValidation:
-    """Trains what is not trained yet, predicts each row with the one model that did not see it, scores all rows."""
+    """Trains what is not trained yet, predicts each row with the models that did not see it, scores all rows."""
     # The same bits on the same machine, at a few percent of a GPU's speed; an operation that has no deterministic form
     # warns by name. cuBLAS reads its variable when the first kernel starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = pick_device(settings.train.device)
-    probs = np.zeros((len(data.targets), len(data.classes)), np.float32)
+    identity = {**identity, "precision": str(precision)}
+    outputs = np.zeros((len(data.targets), data.task.n_outputs), np.float32)
     n_times = np.zeros(len(data.targets), int)  # how often each row was validated: once a repeat, never in a hold-out
     fold_of_row = np.zeros(len(data.targets), int)
-    targets = data.targets.numpy()
-    histories: dict[int, list[dict]] = {}
+    histories: list[list[EpochRecord]] = []
     fold_scores = []
     checkpoints = []
-    for split in splits(folds):
-        fold = split.number
-        train_rows, valid_rows = split.sides(folds, data.image_ids)
-        path = folder / f"fold-{fold}.safetensors"
-        history_path = folder / f"fold-{fold}.json"
-        if not path.is_file():
-            state = folder / f"fold-{fold}.state"
-            model, history = train_fold(data, train_rows, valid_rows, fold, settings, device, state, identity, on_epoch)
-            with atomic(history_path) as temporary:
-                temporary.write_text(json.dumps([asdict(record) for record in history]))
-            info = CheckpointInfo(
-                model=settings.model.name,
-                classes=data.classes,
-                preprocessing=data.preprocessing,
-                fold=fold,
-                epochs=settings.train.epochs,
-                hashes=identity,
-                code=code,
-            )
-            save_checkpoint(path, model, info)
-            state.unlink()  # only now: until the checkpoint is whole, the state is what remains of the fold
-        refuse_others(path, checkpoint_info(path), identity, fold)
-        # From the file, not from memory: out-of-fold and test then come out of the very same weights.
-        model, info = load_checkpoint(path, device)
-        of_fold = predict_probs(model, data.images[valid_rows], info.preprocessing, device)
-        probs[valid_rows] += of_fold
-        n_times[valid_rows] += 1
-        fold_of_row[valid_rows] = np.where(split.repeat == 0, split.fold, fold_of_row[valid_rows])
-        histories[fold] = json.loads(history_path.read_text())
-        fold_scores.append(score(data.metric, targets[valid_rows], of_fold))
-        checkpoints.append(path)
+    for seed in settings.train.seeds:
+        for split in splits(folds):
+            train_rows, valid_rows = split.sides(folds, data.image_ids)
+            path = folder / f"{model_name(split.number, seed, settings)}.safetensors"
+            if not path.is_file():
+                state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
+                which = FoldRun(split.number, len(splits(folds)), seed)
+                model, task, history = train_fold(
+                    data, train_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
+                )
+                with atomic(path.with_suffix(".json")) as temporary:
+                    temporary.write_text(json.dumps([asdict(record) for record in history]))
+                info = CheckpointInfo(
+                    model=settings.model.name,
+                    task=task,
+                    preprocessing=data.preprocessing,
+                    fold=split.number,
+                    seed=seed,
+                    epochs=len(history),
+                    precision=precision.name,
+                    channels_last=precision.channels_last,
+                    hashes=identity,
+                    code=code,
+                )
+                save_checkpoint(path, model, info)
+                state.remove()  # only now: until the checkpoint is whole, the state is what remains of the fold
+            refuse_others(path, checkpoint_info(path), identity, split.number, seed)
+            # From the file, not from memory: out-of-fold and test then come out of the very same weights.
+            model, info = load_checkpoint(path, device)
+            of_fold = predict(model, info.task, data.images[valid_rows], info.preprocessing, device)
+            outputs[valid_rows] += of_fold
+            n_times[valid_rows] += 1
+            fold_of_row[valid_rows] = np.where(split.repeat == 0, split.fold, fold_of_row[valid_rows])
+            histories.append([EpochRecord(**r) for r in json.loads(path.with_suffix(".json").read_text())])
+            fold_scores.append(score(data.metric, data.targets[valid_rows].numpy(), of_fold, data.task.kind))
+            checkpoints.append(path)
 
     held = np.flatnonzero(n_times)
-    probs, targets = probs[held] / n_times[held, None], targets[held]  # with repeats the mean of as many models
-    ids = data.image_ids[held]
-    oof = pd.DataFrame({"image_id": ids, "fold": fold_of_row[held], "target": targets})
-    oof = pd.concat([oof, pd.DataFrame(probs, columns=[f"p_{c}" for c in range(probs.shape[1])])], axis=1)
+    # with repeats and seeds the mean of as many models
+    outputs, targets = outputs[held] / n_times[held, None].astype(np.float32), data.targets[held].numpy()
     with atomic(folder / "oof.parquet") as temporary:
+        oof = oof_table(data.image_ids[held], fold_of_row[held], targets, outputs)
         oof.to_parquet(temporary, index=False)
     with atomic(folder / "history.json") as temporary:
-        temporary.write_text(json.dumps([record for fold in histories.values() for record in fold], indent=1))
+        temporary.write_text(json.dumps([asdict(record) for history in histories for record in history], indent=1))
     group_of = dict(zip(folds["image_id"], folds["group"], strict=True))
-    groups = np.array([group_of[image_id] for image_id in ids])
+    groups = np.array([group_of[image_id] for image_id in oof["image_id"]])
+    kind, best = data.task.kind, settings.train.select == "best"
+    curves = [[record.score for record in history] for history in histories]
     return CrossValidation(
         oof=oof,
-        score=score(data.metric, targets, probs),
-        interval=bootstrap_interval(data.metric, targets, probs, groups if groups.any() else None),
+        score=score(data.metric, targets, outputs, kind),
+        interval=bootstrap_interval(data.metric, targets, outputs, groups if groups.any() else None, kind),
         fold_scores=fold_scores,
         checkpoints=checkpoints,
+        optimism=optimism(curves, parse_metric(data.metric, kind)) if best else None,
     )
 
 
-def refuse_others(path: Path, info: CheckpointInfo, identity: dict[str, str], fold: int) -> None:
+def model_name(number: int, seed: int, settings: Experiment) -> str:
+    """Of a model's files: by its fold, and by its seed where there are several."""
+    return f"fold-{number}" if len(settings.train.seeds) == 1 else f"fold-{number}-seed-{seed}"
+
+
+def oof_table(ids: np.ndarray, folds: np.ndarray, targets: np.ndarray, outputs: np.ndarray) -> pd.DataFrame:
+    """The table of the module's head."""
+    columns: dict[str, np.ndarray] = {"image_id": ids, "fold": folds}
+    if targets.ndim == 2:
+        columns |= {f"target_{c}": targets[:, c].astype(int) for c in range(targets.shape[1])}
+    else:
+        columns["target"] = targets
+    return pd.DataFrame(columns | {f"p_{c}": outputs[:, c] for c in range(outputs.shape[1])})
+
+
+def refuse_others(path: Path, info: CheckpointInfo, identity: dict[str, str], fold: int, seed: int) -> None:
     """Raises `Mistakes` naming what a checkpoint was trained on, where that is not what is in use now."""
     mistakes = [
         Mistake(
@@ -123,8 +153,9 @@ def refuse_others(path: Path, info: CheckpointInfo, identity: dict[str, str], fo
         for name, value in identity.items()
         if info.hashes.get(name) != value
     ]
-    if info.fold != fold:
-        mistakes.append(Mistake(str(path), f"holds fold {info.fold}, not {fold}", REMEDY, "foreign artifacts"))
+    if (info.fold, info.seed) != (fold, seed):
+        found = f"holds fold {info.fold} of seed {info.seed}, not {fold} of {seed}"
+        mistakes.append(Mistake(str(path), found, REMEDY, "foreign artifacts"))
     if mistakes:
         raise Mistakes(mistakes)
 

@@ -15,15 +15,19 @@ import huggingface_hub
 import safetensors
 import safetensors.torch
 import timm
+import timm.optim
 import torch
 from timm.data import resolve_data_config
 
 from pipeline.atomic import atomic
 from pipeline.config.data import Images, Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped, nearest
-from pipeline.config.settings import ROOT, Experiment, Model
+from pipeline.config.settings import ROOT, Experiment
+from pipeline.config.training import Model
+from pipeline.optim import build_optimizer
+from pipeline.task import Task
 
-FORMAT = "podium checkpoint 1"
+FORMAT = "podium checkpoint 2"
 PATIENCE_S = 5  # for the host of pretrained weights
 INTERPOLATIONS = get_args(Preprocessing.model_fields["interpolation"].annotation)
 
@@ -33,10 +37,13 @@ class CheckpointInfo:
     """What a checkpoint says of itself."""
 
     model: str  # timm's name
-    classes: tuple[str, ...]
+    task: Task  # classes in order, and how logits become their probabilities
     preprocessing: Preprocessing
     fold: int
-    epochs: int
+    seed: int
+    epochs: int  # that were trained
+    precision: str  # that it was trained in
+    channels_last: bool  # how it is run, so that validation's bits are inference's
     hashes: dict[str, str]  # settings, folds, images: what it was trained on
     code: str  # version of the code that trained it
 
@@ -52,7 +59,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def check_model(settings: Experiment, n_classes: int) -> list[Mistake]:
+def check_model(settings: Experiment, n_logits: int) -> list[Mistake]:
     """What would stop the first training step, told before any work: builds the model and tries a forward pass."""
     mistakes: list[Mistake] = []
     try:
@@ -66,13 +73,16 @@ def check_model(settings: Experiment, n_classes: int) -> list[Mistake]:
         return [*mistakes, Mistake("model.name", found, valid, "models")]
     spec = preprocessing(settings.images, model)
     if model.weights != "none":
-        mistakes += check_weights(model, max(n_classes, 2), spec.mode)
+        mistakes += check_weights(model, n_logits, spec.mode)
     elif model.pretrained:
         mistakes += check_pretrained(model.name)
     n_rows = min(settings.train.batch_size, 2)  # one row alone is what BatchNorm may fail on
+    if settings.train.compile not in ("off", *(backends := torch.compiler.list_backends())):
+        found = f"found {settings.train.compile!r}{nearest(settings.train.compile, backends)}"
+        mistakes.append(Mistake("train.compile", found, f"valid: off, {', '.join(backends)}", "devices"))
     try:
         untrained = model.model_copy(update={"pretrained": False, "weights": "none"})
-        bare = build_model(untrained, max(n_classes, 2), spec.mode)
+        bare = build_model(untrained, n_logits, spec.mode)
         with torch.no_grad():
             bare.train()(torch.zeros(n_rows, len(spec.mean), spec.px, spec.px))
     except Exception as error:  # architectures fail in ways of their own; each is a setting that does not fit
@@ -81,11 +91,31 @@ def check_model(settings: Experiment, n_classes: int) -> list[Mistake]:
         valid = (
             "valid: other images.px, model.drop_path_rate or train.batch_size (BatchNorm needs more than 1), or model"
         )
-        mistakes.append(Mistake("model", found, valid, "models"))
-    return mistakes
+        return [*mistakes, Mistake("model", found, valid, "models")]
+    return mistakes + check_optimizer(bare, settings)
 
 
-def check_weights(model: Model, n_classes: int, mode: str) -> list[Mistake]:
+def check_optimizer(model: torch.nn.Module, settings: Experiment) -> list[Mistake]:
+    """An optimizer that timm has not, or that does not take its options; found by making it."""
+    name = settings.train.optimizer.name
+    known = [str(each) for each in timm.optim.list_optimizers()]
+    if name not in known:
+        valid = f"valid: an optimizer of timm, e.g. adamw, sgd, momentum, lion, nadamw, muon ({len(known)} in all)"
+        return [Mistake("train.optimizer.name", f"found {name!r}{nearest(name, known)}", valid, "optimizers")]
+    head = head_parameters(model)
+    if not head and (settings.train.freeze_epochs or settings.train.head_lr_ratio != 1):
+        found = f"timm names no head of {settings.model.name!r}, so it cannot be trained apart from the rest"
+        return [Mistake("train", found, "valid: train.freeze_epochs=0 and train.head_lr_ratio=1", "optimizers")]
+    try:
+        build_optimizer(model, head, settings.train)
+    except Exception as error:  # each optimizer refuses options in its own way, or wants a package that is not there
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        valid = "valid: options that it takes (python -c 'import timm.optim; help(timm.optim.create_optimizer_v2)')"
+        return [Mistake("train.optimizer", f"{name} cannot be made so: {reason}", valid, "optimizers")]
+    return []
+
+
+def check_weights(model: Model, n_logits: int, mode: str) -> list[Mistake]:
     """A weights file that is not there, is of a kind that can run code when opened, or does not fit the model."""
     path = ROOT / model.weights
     valid = f"valid: a .safetensors file of pretrained weights for {model.name}, from the repository's root"
@@ -96,14 +126,14 @@ def check_weights(model: Model, n_classes: int, mode: str) -> list[Mistake]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             in_file = set(file.keys())
-        bare = build_model(model.model_copy(update={"pretrained": False, "weights": "none"}), n_classes, mode)
+        bare = build_model(model.model_copy(update={"pretrained": False, "weights": "none"}), n_logits, mode)
         absent = [name for name in bare.state_dict() if name not in in_file and "num_batches_tracked" not in name]
         head = {f"{name}." for name in _heads(bare)}
         absent = [name for name in absent if not name.startswith(tuple(head))]
         if absent:
             found = f"{model.weights!r} lacks {len(absent):,} of the model's tensors, e.g. {absent[0]}"
             return [Mistake("model.weights", found, valid, "weights")]
-        build_model(model, n_classes, mode)
+        build_model(model, n_logits, mode)
     except Exception as error:  # safetensors, torch and timm each refuse a file in ways of their own
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         return [Mistake("model.weights", f"{model.weights!r} does not fit: {reason}", valid, "weights")]
@@ -149,6 +179,25 @@ def _heads(model: torch.nn.Module) -> tuple[str, ...]:
     return (named,) if isinstance(named, str) else tuple(named or ())
 
 
+def head_parameters(model: torch.nn.Module) -> set[str]:
+    """Names of the parameters that no pretrained network brings along."""
+    starts = tuple(f"{name}." for name in _heads(model))
+    return {name for name, _ in model.named_parameters() if starts and name.startswith(starts)}
+
+
+def freeze_but_head(model: torch.nn.Module, head: set[str], frozen: bool) -> None:
+    """Lets only the head learn, or everything again. What is frozen runs as in evaluation: BatchNorm learns nothing."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not frozen or name in head)
+    model.train(not frozen)
+
+
+def is_channels_last(model: torch.nn.Module) -> bool:
+    """Whether its weights lie so, in which case its images should."""
+    kernels = [p for p in model.parameters() if p.ndim == 4 and min(p.shape[1], p.shape[2] * p.shape[3]) > 1]
+    return not kernels or kernels[0].is_contiguous(memory_format=torch.channels_last)
+
+
 def preprocessing(images: Images, model: Model) -> Preprocessing:
     """`images` with each `model` replaced by what timm's data configuration says for the architecture.
 
@@ -176,8 +225,8 @@ def preprocessing(images: Images, model: Model) -> Preprocessing:
     )
 
 
-def build_model(settings: Model, n_classes: int, mode: str) -> torch.nn.Module:
-    """timm's model with a fresh head of `n_classes` logits, the rest from `weights`, the hub or a random draw.
+def build_model(settings: Model, n_logits: int, mode: str) -> torch.nn.Module:
+    """timm's model with a fresh head of `n_logits`, the rest from `weights`, the hub or a random draw.
 
     A download happens only with `model.pretrained: true` and without `model.weights`.
     """
@@ -189,7 +238,7 @@ def build_model(settings: Model, n_classes: int, mode: str) -> torch.nn.Module:
         return timm.create_model(
             settings.name,
             pretrained=settings.pretrained or settings.weights != "none",
-            num_classes=n_classes,
+            num_classes=n_logits,
             in_chans={"RGB": 3, "L": 1}[mode],
             drop_rate=settings.drop_rate,
             **extra,
@@ -199,6 +248,13 @@ def build_model(settings: Model, n_classes: int, mode: str) -> torch.nn.Module:
             raise
         message = f"the pretrained weights of {settings.name} cannot be had ({type(error).__name__})"
         raise Stopped(f"{message}; set model.pretrained=false, or run once with a network") from error
+
+
+def size_of(settings: Model, n_logits: int, mode: str) -> int:
+    """Bytes of the model's weights and buffers."""
+    untrained = settings.model_copy(update={"pretrained": False, "weights": "none"})
+    tensors = build_model(untrained, n_logits, mode).state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def save_checkpoint(path: Path, model: torch.nn.Module, info: CheckpointInfo) -> None:
@@ -224,15 +280,18 @@ def checkpoint_info(path: Path) -> CheckpointInfo:
             [Mistake(str(path), "no metadata of this pipeline", f"valid: a file of format {FORMAT!r}", "checkpoints")]
         )
     spec = Preprocessing.model_validate(data.pop("preprocessing"))
-    return CheckpointInfo(classes=tuple(data.pop("classes")), preprocessing=spec, **data)
+    task = data.pop("task")
+    task["classes"], task["parts"] = tuple(task["classes"]), tuple(map(tuple, task["parts"]))
+    return CheckpointInfo(task=Task(**task), preprocessing=spec, **data)
 
 
 def load_checkpoint(path: Path, device: torch.device) -> tuple[torch.nn.Module, CheckpointInfo]:
     """The model as it was saved, in evaluation mode, and what it says of itself. Never downloads."""
     info = checkpoint_info(path)
-    model = build_model(Model(name=info.model), len(info.classes), info.preprocessing.mode)
+    model = build_model(Model(name=info.model), info.task.n_logits, info.preprocessing.mode)
     model.load_state_dict(safetensors.torch.load_file(path), strict=True)
-    return model.to(device).eval(), info
+    layout = torch.channels_last if info.channels_last else torch.contiguous_format
+    return model.to(device, memory_format=layout).eval(), info  # ty: ignore[no-matching-overload]
 
 
 def _pretrained_cfg(name: str) -> dict[str, Any]:

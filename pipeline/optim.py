@@ -1,49 +1,140 @@
-"""Optimizers and learning-rate schedules, by the names in the settings."""
+"""Optimizers and learning-rate schedules, by the names in the settings.
+
+A schedule is a pure function of the step and of the validation scores so far, ReduceLROnPlateau too. It has no state
+that a resumed run could lose, and `lr` at any step can be drawn without training.
+"""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import timm.optim
 import torch
 
-from pipeline.config.settings import Constant, Cosine, Sgd, Step, Train
+from pipeline.config.metric import Metric
+from pipeline.config.training import (
+    Constant,
+    Cosine,
+    MultiStep,
+    OneCycle,
+    Plateau,
+    Polynomial,
+    Schedule,
+    Step,
+    Train,
+)
+
+PEAK = "peak_lr"  # key in a parameter group: its learning rate where the schedule's factor is 1
 
 
-def build_optimizer(model: torch.nn.Module, settings: Train) -> torch.optim.Optimizer:
-    """timm's factory. Weight decay on weight matrices only: decaying a norm's scale or a bias regularises nothing."""
-    optimizer = settings.optimizer
-    name: str = optimizer.name
-    extra: dict[str, Any] = {}
-    if isinstance(optimizer, Sgd):
-        extra = {"momentum": optimizer.momentum}
-        name = "sgd" if optimizer.momentum else "momentum"  # timm's `sgd` is Nesterov's and wants some momentum
-    return timm.optim.create_optimizer_v2(
-        model, opt=name, lr=settings.lr, weight_decay=optimizer.weight_decay, filter_bias_and_bn=True, **extra
-    )
+def build_optimizer(model: torch.nn.Module, head: set[str], settings: Train) -> torch.optim.Optimizer:
+    """timm's factory. head: names of the parameters of the fresh head.
+
+    Weight decay on weight matrices only: decaying a norm's scale or a bias regularises nothing. Layer-wise decay of the
+    learning rate by timm's own grouping of an architecture's layers (Clark et al. 2020, arXiv 2003.10555). Raises
+    ValueError, RuntimeError or TypeError for a name or an option that the factory does not take.
+    """
+    decay = settings.optimizer.weight_decay
+    exempt: Any = getattr(model, "no_weight_decay", tuple)()  # timm: what an architecture does not want decayed
+    if settings.layer_decay < 1:
+        layered = timm.optim.param_groups_layer_decay(
+            model, decay, no_weight_decay_list=exempt, layer_decay=settings.layer_decay
+        )
+    else:
+        layered = timm.optim.param_groups_weight_decay(model, decay, no_weight_decay_list=exempt)
+    in_head = {id(parameter) for name, parameter in model.named_parameters() if name in head}
+    groups = []
+    for group in layered:
+        scale = group.pop("lr_scale", 1.0)
+        for is_head, ratio in ((False, 1.0), (True, settings.head_lr_ratio)):
+            members = [p for p in group["params"] if (id(p) in in_head) == is_head]
+            peak = settings.lr * scale * ratio
+            if members:
+                groups.append({**group, "params": members, "lr": peak, PEAK: peak})
+    # a list of YAML is a tuple of betas
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.optimizer.options.items()}
+    name = "momentum" if settings.optimizer.name == "sgd" and not _nesterov(settings) else settings.optimizer.name
+    return timm.optim.create_optimizer_v2(groups, opt=name, lr=settings.lr, weight_decay=decay, **options)
 
 
-def build_scheduler(
-    optimizer: torch.optim.Optimizer, settings: Train, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Steps once an optimizer step, so a schedule means the same for every accumulation."""
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(settings.schedule, step, steps_per_epoch, settings.epochs)
-    )
+def _nesterov(settings: Train) -> bool:
+    """timm's `sgd` is Nesterov's, which wants some momentum; its `momentum` is the plain one."""
+    options = settings.optimizer.options
+    return bool(options.get("nesterov", True)) and options.get("momentum", 0.9) != 0
 
 
-def lr_factor(schedule: Constant | Cosine | Step, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The learning rate of optimizer step `step` (0, 1, ...) as a share of `train.lr`.
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's learning rate for the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = group[PEAK] * factor
 
-    Warm-up is linear and ends at 1; what follows starts there and, for cosine, ends at `final` with the last step.
-    Cosine: Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts.
+
+def lr_factor(
+    schedule: Schedule, step: int, steps_per_epoch: int, epochs: int, scores: Sequence[float], metric: Metric
+) -> float:
+    """The learning rate of optimizer step `step` (0, 1, ...) as a share of the peak.
+
+    scores: of the validation rows after each finished epoch; only `plateau` looks at them. Warm-up is linear and ends
+    at 1; what follows starts there.
     """
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return (step + 1) / (warmup + 1)
+    after = step - warmup
+    last = max(epochs * steps_per_epoch - 1 - warmup, 1)  # of the steps after the warm-up, counted from 0
+    if isinstance(schedule, Constant):
+        return 1.0
     if isinstance(schedule, Cosine):
-        last = epochs * steps_per_epoch - 1
-        progress = min((step - warmup) / max(last - warmup, 1), 1.0)
-        return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
+        return _cosine(schedule, after, last)
     if isinstance(schedule, Step):
-        return schedule.gamma ** ((step - warmup) // (schedule.step_size * steps_per_epoch))
-    return 1.0
+        return schedule.gamma ** (after // (schedule.step_size * steps_per_epoch))
+    if isinstance(schedule, MultiStep):
+        return schedule.gamma ** sum(after >= epoch * steps_per_epoch for epoch in schedule.milestones)
+    if isinstance(schedule, Plateau):
+        return max(schedule.factor ** n_drops(schedule, scores, metric), schedule.final)
+    if isinstance(schedule, OneCycle):
+        # Smith & Topin 2017, arXiv 1708.07120, with torch's two cosines
+        peak = schedule.rise * (last + 1) - 1
+        if after <= peak:
+            return _between(schedule.start, 1.0, after / peak if peak > 0 else 1.0)
+        return _between(1.0, schedule.final, (after - peak) / (last - peak))
+    assert isinstance(schedule, Polynomial)
+    return schedule.final + (1 - schedule.final) * (1 - min(after / last, 1.0)) ** schedule.power
+
+
+def _between(start: float, end: float, share: float) -> float:
+    """On half a cosine from `start` (share 0) to `end` (share 1)."""
+    return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
+
+
+def _cosine(schedule: Cosine, step: int, last: int) -> float:
+    """Loshchilov & Hutter 2017, arXiv 1608.03983; each cycle ends at `final`, the last one with the last step."""
+    lengths = [schedule.cycle_growth**i for i in range(schedule.cycles)]
+    ends = [(last + 1) * sum(lengths[: i + 1]) / sum(lengths) for i in range(schedule.cycles)]
+    cycle = next((i for i, end in enumerate(ends) if step < end), schedule.cycles - 1)
+    start = ends[cycle - 1] if cycle else 0.0
+    share = (step - start) / max(ends[cycle] - 1 - start, 1e-9)
+    peak = schedule.cycle_decay**cycle
+    return _between(max(peak, schedule.final), schedule.final, share)
+
+
+def n_drops(schedule: Plateau, scores: Sequence[float], metric: Metric) -> int:
+    """How often ReduceLROnPlateau (torch's rules, absolute threshold) has dropped the rate after these scores."""
+    margin = schedule.threshold if metric.greater_is_better else -schedule.threshold
+    best, bad, cooling, drops = None, 0, 0, 0
+    for score in scores:
+        if best is None or metric.better(score, best + margin):
+            best, bad = score, 0
+        else:
+            bad += 1
+        if cooling:
+            cooling, bad = cooling - 1, 0
+        if bad > schedule.patience:
+            drops, cooling, bad = drops + 1, schedule.cooldown, 0
+    return drops
+
+
+def clip(optimizer: torch.optim.Optimizer, max_norm: float) -> torch.Tensor:
+    """The norm of the whole gradient, () on the device, before it was scaled down to at most `max_norm`."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm)

@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from pipeline.train import EpochRecord
+    from pipeline.records import EpochRecord
+
+
+LONG_EPOCH_S = 10  # an epoch that takes longer is worth a line where nothing can be redrawn
 
 
 class Steps:
@@ -67,28 +70,53 @@ class ImageProgress:
 
 
 class TrainingProgress:
-    """A context; call it with each `EpochRecord`. Epochs of folds that were finished earlier count as done."""
+    """A context; call it with each `EpochRecord`, and `on_step` within an epoch.
 
-    def __init__(self, k: int, epochs: int, metric: str):
-        self._k, self._epochs, self._metric = k, epochs, metric
+    On a terminal: one line for the fold and one for the whole run, each with the time it still needs, and above them
+    what each fold came to. Elsewhere: a line a fold, and one an epoch where epochs take long.
+    """
+
+    def __init__(self, n_models: int, epochs: int, metric: str):
+        self._n, self._epochs, self._metric = n_models, epochs, metric
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        columns = (TextColumn("train   {task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
-        self._task = self._bar.add_task("first epoch", total=k * epochs)
+        columns = (
+            *(TextColumn("{task.fields[name]:<7} {task.description}"), BarColumn(20)),
+            *(TextColumn("{task.percentage:>3.0f} %"), TimeRemainingColumn(), TextColumn("left")),
+        )
+        self._bars = Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
+        self._fold = self._bars.add_task("first epoch", name="train", total=100 * epochs)
+        self._run = self._bars.add_task(f"{n_models} folds", name="", total=100 * epochs * n_models)
+        self._done = 0  # models whose last epoch was told
 
     def __enter__(self) -> TrainingProgress:
-        self._bar.start()
+        self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._bar.stop()
+        self._bars.stop()
+
+    def found(self, n: int) -> None:
+        """So many models had been trained before."""
+        self._done = n
+        self._bars.update(self._run, completed=100 * self._epochs * n)
+
+    def on_step(self, epoch: int, percent: int) -> None:
+        """Within an epoch; cheap enough for every step."""
+        within = 100 * (epoch - 1) + percent
+        self._bars.update(self._fold, completed=within)
+        self._bars.update(self._run, completed=100 * self._epochs * self._done + within)
 
     def __call__(self, record: EpochRecord) -> None:
+        seed = f" seed {record.seed}" if self._n > record.n_folds else ""
         text = (
-            f"fold {record.fold + 1}/{self._k}  epoch {record.epoch}/{record.epochs}  "
+            f"fold {record.fold + 1}/{record.n_folds}{seed}  epoch {record.epoch}/{record.epochs}  "
             f"loss {record.train_loss:.4f}  valid {record.valid_loss:.4f}  {self._metric} {record.score:.4f}  "
             f"lr {record.lr:.2g}  {record.images_per_s:,.0f} images/s"
         )
-        self._bar.update(self._task, description=text, completed=record.fold * self._epochs + record.epoch)
-        if record.epoch == record.epochs:
+        self._bars.update(self._fold, description=text, completed=100 * record.epoch)
+        if record.is_last:
+            self._done += 1
+            self._bars.update(self._run, completed=100 * self._epochs * self._done)
+            self._bars.reset(self._fold, description="next fold")
+        if record.is_last or (record.seconds > LONG_EPOCH_S and not self._console.is_terminal):
             self._console.print(f"train   {text}", markup=False)

@@ -18,7 +18,7 @@ from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.images.load import load_images
 from pipeline.images.store import Store
 from pipeline.model import load_checkpoint
-from pipeline.predict import predict_probs
+from pipeline.predict import predict
 
 
 def predict_test(
@@ -31,14 +31,14 @@ def predict_test(
     images, spec, probs = None, None, []
     for path in checkpoints:
         model, info = load_checkpoint(path, device)
-        if info.classes != competition.classes:
-            found = f"was trained on other classes ({', '.join(info.classes)})"
+        if info.task.classes != competition.classes:
+            found = f"was trained on other classes ({', '.join(info.task.classes)})"
             valid = f"valid: {', '.join(competition.classes)}, in this order"
             raise Mistakes([Mistake(shown(path), found, valid, "foreign artifacts")])
         if images is None or info.preprocessing != spec:
             spec = info.preprocessing
             images = torch.from_numpy(load_images(competition.test_rows, spec, store, hashes))
-        probs.append(predict_probs(model, images, spec, device))
+        probs.append(predict(model, info.task, images, spec, device))
     return np.mean(probs, axis=0)
 
 

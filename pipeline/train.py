@@ -1,62 +1,52 @@
 """The training loop, whole: everything that happens to the weights happens in `train_fold`, read from top to bottom.
 
-In: images and targets of all training rows, which rows this fold trains on and which it validates on, settings.
+In: pixels and targets of all training rows, which rows this fold trains on and which it validates on, settings.
 Out: the trained model and one `EpochRecord` an epoch. It knows no tracker and no tuner: `on_epoch` is the only seam.
-After each epoch the whole state goes to `state_path`, so that a killed run goes on from there and ends in the same
+After each epoch the whole state goes to a file (`resume`), so that a killed run goes on from there and ends in the same
 bits; that works because nothing random in here has a memory: batch order, augmentation and dropout are functions of
-(seed, fold, epoch, image).
+(seed, fold, epoch, image), and the learning rate is one of the step and the scores so far.
 """
 
-import pickle
 import time
-import warnings
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from pipeline.atomic import atomic
-from pipeline.augment import Normalise, augment, draws
+from pipeline.augment import Normalise, erase, mix, recolour
+from pipeline.average import Average, ema_share
 from pipeline.config.data import Preprocessing
-from pipeline.config.mistakes import Mistake, Mistakes, Stopped
+from pipeline.config.metric import parse_metric
+from pipeline.config.mistakes import Stopped
 from pipeline.config.settings import Experiment
+from pipeline.config.training import Balanced, Shuffle, Train
+from pipeline.feed import Window, feed, window_rows
 from pipeline.losses import build_loss
 from pipeline.metrics import score
-from pipeline.model import build_model
-from pipeline.optim import build_optimizer, build_scheduler
-from pipeline.predict import predict_probs
+from pipeline.model import build_model, freeze_but_head, head_parameters
+from pipeline.optim import build_optimizer, clip, lr_factor, set_lr
+from pipeline.precision import Precision
+from pipeline.predict import predict
+from pipeline.records import EpochRecord, FoldRun, best_epoch, is_over
+from pipeline.resume import ResumeState
+from pipeline.task import Task
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """All training rows of a competition, in the order of its table."""
 
-    images: torch.Tensor  # (N, H, W, channels) uint8, through `preprocessing`
-    targets: torch.Tensor  # (N,) int64 class indices, as the competition counts them: what is validated
-    train_targets: torch.Tensor  # (N,) likewise, by the label rules of `train.label_bounds`: what is trained on
+    images: torch.Tensor  # (N, H, W, channels) uint8, through `preprocessing`: what is validated
+    pixels: Callable[[int], np.ndarray]  # row -> its whole image (h, w, 1 or 3) uint8: what is augmented
+    targets: torch.Tensor  # (N,) int64 class indices; multilabel (N, C) float 0 and 1; regression (N,) float
+    train_targets: torch.Tensor  # likewise, by the label rules of `train.label_bounds`: what is trained on
     image_ids: np.ndarray  # (N,) str
     keys: np.ndarray  # (N,) uint64, from augment.image_keys
-    classes: tuple[str, ...]
+    task: Task
     metric: str
     preprocessing: Preprocessing
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """What one epoch of one fold came to; epochs and steps count from 1."""
-
-    fold: int
-    epoch: int
-    epochs: int
-    train_loss: float  # mean over the rows, as trained on (augmented, smoothed)
-    valid_loss: float  # mean cross entropy over the validation rows
-    score: float  # the competition's metric over all validation rows
-    lr: float  # of the epoch's first step, for one effective batch
-    grad_norm: float  # mean over the steps, before clipping
-    images_per_s: float
-    seconds: float
 
 
 REMEDY = "Try a lower train.lr, a longer train.schedule.warmup_epochs or a smaller train.clip_norm."
@@ -70,102 +60,166 @@ def train_fold(
     data: TrainingData,
     train_rows: np.ndarray,
     valid_rows: np.ndarray,
-    fold: int,
+    which: FoldRun,
     settings: Experiment,
+    precision: Precision,
     device: torch.device,
-    state_path: Path,
-    identity: dict[str, str],
+    state: ResumeState,
     on_epoch: Callable[[EpochRecord], None],
-) -> tuple[torch.nn.Module, list[EpochRecord]]:
+    on_step: Callable[[int, int], None] = lambda epoch, share: None,
+) -> tuple[torch.nn.Module, Task, list[EpochRecord]]:
     """Trains one model on `train_rows` and watches it on `valid_rows` (both: row indices into `data`).
 
-    identity: hashes of settings, folds and images; a state file with others is refused. Raises `TrainingDiverged`.
+    on_step: told the epoch and how much of it is done, in percent. Raises `TrainingDiverged`, or `Stopped` where the
+    memory does not suffice.
     """
-    config = settings.train
+    config, seed, fold = settings.train, which.seed, which.number
+    metric = parse_metric(data.metric, data.task.kind)
+    targets = data.train_targets
+    task = data.task.fitted(targets[train_rows])
     # Every fold starts from weights of its own, the same ones each time it is run.
-    torch.manual_seed(mixed_seed(config.seed, fold))
-    model = build_model(settings.model, len(data.classes), data.preprocessing.mode).to(device)
-    loss_function = build_loss(config.loss)
-    optimizer = build_optimizer(model, config)
-    n_steps = len(effective_batches(train_rows, config.batch_size, config.accumulation))
-    scheduler = build_scheduler(optimizer, config, n_steps)
-    normalise = Normalise(data.preprocessing, device)
+    torch.manual_seed(mixed_seed(seed, fold))
+    model = build_model(settings.model, task.n_logits, data.preprocessing.mode)
+    model = model.to(device, memory_format=precision.memory_format)  # ty: ignore[no-matching-overload]
+    forward = model if config.compile == "off" else torch.compile(model, backend=config.compile)
+    head = head_parameters(model)
+    loss_function = build_loss(config, task, targets[train_rows])
+    optimizer = build_optimizer(model, head, config)
+    average = Average(model) if config.select in ("ema", "swa") else None
+    # fp16 underflows where fp32 does not, so gradients are scaled up for the backward pass; a no-op otherwise
+    scaler = torch.amp.GradScaler(device.type, enabled=precision.dtype is torch.float16)
+    normalise = Normalise(data.preprocessing, device, precision.channels_last)
     max_norm = float("inf") if config.clip_norm == "off" else config.clip_norm
-    history = restore(state_path, identity, device, model, optimizer, scheduler)  # empty, or a killed run's epochs
+    n_steps = len(window_rows(train_rows, config.batch_size, config.accumulation))
+    swa_from = int(config.swa_start * config.epochs)  # epochs, counted from 0, whose weights join the mean
+
+    history = state.restore(device, model, optimizer, scaler, average)  # empty, or a killed run's epochs
     if history:
         on_epoch(history[-1])  # the kill may have come between saving this epoch and telling of it
 
     for epoch in range(len(history), config.epochs):
+        if is_over(history, config, metric):
+            break
         started = time.perf_counter()
-        torch.manual_seed(mixed_seed(config.seed, fold, epoch))  # dropout; a resumed epoch repeats its own numbers
+        torch.manual_seed(mixed_seed(seed, fold, epoch))  # dropout; a resumed epoch repeats its own numbers
         # A new order every epoch, or the model would meet the same batches again and learn their company.
-        order = np.random.default_rng((config.seed, fold, epoch)).permutation(train_rows)
-        windows = effective_batches(order, config.batch_size, config.accumulation)
-        window_sizes = torch.tensor([sum(len(rows) for rows in batches) for batches in windows])
-        lr = float(scheduler.get_last_lr()[0])
+        rng = np.random.default_rng((seed, fold, epoch))
+        windows = window_rows(epoch_order(train_rows, targets, config.sampler, rng), config.batch_size,
+                              config.accumulation)  # fmt: skip
         # Losses and norms stay on the device until the epoch is over: reading one (`.item()`) would make the host wait
         # for the device at every step, and the device then wait for the host.
         losses = torch.zeros(n_steps, device=device)
         norms = torch.zeros(n_steps, device=device)
+        factors = [
+            lr_factor(config.schedule, epoch * n_steps + step, n_steps, config.epochs, [r.score for r in history],
+                      metric)
+            for step in range(n_steps)
+        ]  # fmt: skip
 
         model.train()  # dropout on, BatchNorm by the statistics of the batch
-        for step, batches in enumerate(windows):
-            for rows in batches:
-                uniform = torch.from_numpy(draws(config.seed, epoch, data.keys[rows]))
-                images = augment(to_device(data.images[rows], device), to_device(uniform, device), settings.augment)
-                logits = model(normalise(images))  # (B, C), one score a class, no softmax: the loss does that stably
-                loss = loss_function(logits, to_device(data.train_targets[rows], device))  # (B,), one value a row
+        freeze_but_head(model, head, frozen=epoch < config.freeze_epochs)
+        mixing = epoch < config.epochs - settings.augment.mix_stop_epochs
+        fed = feed(windows, data.images, data.pixels, data.keys, seed, epoch, settings.augment, data.preprocessing,
+                   device, mixing)  # fmt: skip
+        for step, window in enumerate(fed):
+            set_lr(optimizer, factors[step])
+            for part in window.parts():
+                images, following, mixed, own = prepare(window, part, normalise, settings, device)
+                with out_of_memory_explained(config), torch.autocast(device.type, precision.dtype, precision.is_mixed):
+                    logits = forward(images)  # (B, n_logits), no softmax: the loss does that stably
+                logits = logits.float()  # and in full precision, where sums of exponentials need it
+                loss = loss_function(logits, to_device(targets[window.rows[part]], device))  # (B,), one value a row
+                if mixed:  # both labels count, by their shares of the image
+                    loss = own * loss + (1 - own) * loss_function(logits, to_device(targets[following], device))
                 # Divided by the rows of the ACTUAL window, the last and shorter one too: then accumulation changes
                 # memory and nothing else. Dividing by the nominal count would shrink the last step; not dividing at
                 # all would make `accumulation` a hidden factor of the learning rate.
-                loss = loss.sum() / window_sizes[step]
-                loss.backward()  # adds to .grad, which is what makes accumulation work
+                loss = loss.sum() / len(window.rows)
+                with out_of_memory_explained(config):
+                    scaler.scale(loss).backward()  # adds to .grad, which is what makes accumulation work
                 losses[step] += loss.detach()  # detached, or the graph of every step would stay in memory
             # One bad batch may not throw the weights far away. Clipped once, on the whole window's gradient.
-            norms[step] = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-            optimizer.step()
+            scaler.unscale_(optimizer)
+            norms[step] = clip(optimizer, max_norm)
+            scaler.step(optimizer)
+            scaler.update()
             optimizer.zero_grad(set_to_none=True)  # forget this window; None is cheaper than a tensor of zeros
-            scheduler.step()  # after the optimizer, once a step: torch warns about the other order, and is right
+            if average and config.select == "ema":
+                average.update(model, ema_share(epoch * n_steps + step + 1, config.ema_decay))
+            on_step(epoch + 1, 100 * (step + 1) // n_steps)
 
         # The epoch's one look at the device. A NaN has spoilt the weights by now, but they are saved only further down.
         losses, norms = losses.cpu().double(), norms.cpu().double()
-        stop_if_diverged(losses, norms, fold, epoch, lr, data.image_ids, windows)
+        where = f"fold {fold}, epoch {epoch + 1}"
+        stop_if_diverged(losses, norms, where, config.lr * factors[0], data.image_ids, windows, scaler.is_enabled())
         trained = time.perf_counter()
+        if average and config.select == "swa" and epoch >= swa_from:
+            average.update(model, 1 / (epoch - swa_from + 1))
 
-        probs = predict_probs(model, data.images[valid_rows], data.preprocessing, device)  # eval() and inference_mode()
-        if not np.isfinite(probs).all():
-            raise TrainingDiverged(
-                f"fold {fold}, epoch {epoch + 1}: predictions are not finite after the last step. {REMEDY}"
-            )
-        targets = data.targets[valid_rows].numpy()
+        watched = average.module if average and (config.select == "ema" or epoch >= swa_from) else model
+        outputs = predict(watched, task, data.images[valid_rows], data.preprocessing, device)  # eval, inference_mode
+        if not np.isfinite(outputs).all():
+            raise TrainingDiverged(f"{where}: predictions are not finite after the last step. {REMEDY}")
+        truth = data.targets[valid_rows].numpy()
+        sizes = torch.tensor([len(rows) for rows, _ in windows])
         record = EpochRecord(
-            fold=fold,
+            fold=which.number,
+            n_folds=which.n_folds,
+            seed=which.seed,
             epoch=epoch + 1,
             epochs=config.epochs,
-            train_loss=float((losses * window_sizes).sum() / len(order)),
-            valid_loss=float(-np.log(np.maximum(probs[np.arange(len(targets)), targets], 1e-12)).mean()),
-            score=score(data.metric, targets, probs),  # from all rows at once; a mean over batches is another number
-            lr=lr,
-            grad_norm=float(norms.mean()),
-            images_per_s=len(order) / (trained - started),
+            train_loss=float((losses * sizes).sum() / len(train_rows)),
+            valid_loss=score("rmse" if task.kind == "regression" else "log_loss", truth, outputs, task.kind),
+            score=score(data.metric, truth, outputs, task.kind),  # all rows at once; a mean over batches is another
+            lr=config.lr * factors[0],
+            grad_norm=float(norms[norms.isfinite()].mean()),
+            images_per_s=len(train_rows) / (trained - started),
             seconds=time.perf_counter() - started,
         )
         history.append(record)
-        save(state_path, identity, history, model, optimizer, scheduler)
+        record = history[-1] = replace(record, is_last=epoch + 1 == config.epochs or is_over(history, config, metric))
+        if config.select == "best" and best_epoch(history, metric) == epoch + 1:
+            state.keep_best(model)
+        state.save(history, model, optimizer, scaler, average)
         on_epoch(record)
-    return model, history
+
+    if config.select == "best":
+        state.load_best(model)
+    chosen = average.module if average else model
+    return chosen, task, history
 
 
-def effective_batches(rows: np.ndarray, batch_size: int, accumulation: int) -> list[list[np.ndarray]]:
-    """`rows` cut into windows (one optimizer step each) of at most `accumulation` batches; the last may be shorter.
+def prepare(
+    window: Window, part: slice, normalise: Normalise, settings: Experiment, device: torch.device
+) -> tuple[torch.Tensor, np.ndarray, bool, torch.Tensor]:
+    """One micro-batch on the device: (images (B, C, H, W), rows it is mixed with, whether it is, own share (B,)).
 
-    A last batch of one row joins the batch before it: BatchNorm cannot normalise over a single value.
+    Mixing partners are neighbours in the window, wherever it is cut into micro-batches, so that accumulation changes
+    nothing here either.
     """
-    starts = list(range(0, len(rows), batch_size))
-    if len(starts) > 1 and len(rows) - starts[-1] == 1:
-        starts.pop()
-    batches = np.split(rows, starts[1:])
-    return [batches[i : i + accumulation] for i in range(0, len(batches), accumulation)]
+    n = len(window.rows)
+    places = np.arange(part.start, part.stop + (window.mix is not None)) % n
+    wanted = slice(part.start, part.stop) if len(places) == part.stop - part.start else places
+    uniform = to_device(window.uniform[wanted], device)
+    images = recolour(to_device(window.images[wanted], device), uniform, settings.augment)
+    images = erase(normalise(images), uniform, settings.augment)
+    following = window.rows[places[1:]]
+    if window.mix is None:
+        return images, following, False, images.new_ones(())
+    how = window.mix.part(part, device)
+    images, own = mix(images[:-1], images[1:], how)
+    return images, following, True, own
+
+
+def epoch_order(
+    rows: np.ndarray, targets: torch.Tensor, sampler: Shuffle | Balanced, rng: np.random.Generator
+) -> np.ndarray:
+    """As many rows as there are: each once, or drawn with replacement so that rare classes come more often."""
+    if not isinstance(sampler, Balanced):
+        return rng.permutation(rows)
+    classes = targets[rows].numpy()
+    weights = np.bincount(classes)[classes] ** -float(sampler.power)
+    return rng.choice(rows, size=len(rows), p=weights / weights.sum())
 
 
 def mixed_seed(*parts: int) -> int:
@@ -175,57 +229,50 @@ def mixed_seed(*parts: int) -> int:
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Without waiting for the copy: from pinned memory a GPU fetches by itself while the host goes on."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
+
+
+@contextmanager
+def out_of_memory_explained(config: Train) -> Generator[None]:
+    """Turns torch's out-of-memory errors, of a GPU or of the host, into what to set next."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        smaller = max(config.batch_size // 2, 1)
+        more = -(-config.batch_size * config.accumulation // smaller)
+        raise Stopped(
+            f"out of memory with train.batch_size={config.batch_size} and train.accumulation={config.accumulation}. "
+            f"Try train.batch_size={smaller} train.accumulation={more}: as many images a step, so the learning rate "
+            f"stays right (BatchNorm sees smaller batches). Then train.precision=auto, or a smaller images.px."
+        ) from error
 
 
 def stop_if_diverged(
-    losses: torch.Tensor, norms: torch.Tensor, fold: int, epoch: int, lr: float, image_ids: np.ndarray, windows: list
+    losses: torch.Tensor,
+    norms: torch.Tensor,
+    where: str,
+    lr: float,
+    image_ids: np.ndarray,
+    windows: list[tuple[np.ndarray, list[int]]],
+    scaled: bool,
 ) -> None:
-    """Raises `TrainingDiverged` at the first step whose loss or gradient is not finite."""
-    bad = ~(losses.isfinite() & norms.isfinite())
+    """Raises `TrainingDiverged` at the first step whose loss or gradient is not finite.
+
+    scaled: a gradient that overflowed was left out by the scaler, which is its way to find the scale; unless all did.
+    """
+    bad = ~losses.isfinite() if scaled and norms.isfinite().any() else ~(losses.isfinite() & norms.isfinite())
     if not bad.any():
         return
     step = int(bad.nonzero()[0])
     what = "loss" if not losses[step].isfinite() else "gradient"
-    ids = image_ids[np.concatenate(windows[step])]
+    ids = image_ids[windows[step][0]]
     raise TrainingDiverged(
-        f"fold {fold}, epoch {epoch + 1}, step {step + 1} of {len(windows)}: the {what} is {losses[step]:.4g} with a "
+        f"{where}, step {step + 1} of {len(windows)}: the {what} is {losses[step]:.4g} with a "
         f"gradient norm of {norms[step]:.4g} (learning rate {lr:.3g} at the start of the epoch). "
         f"Images of that step: {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}. "
         f"{REMEDY}"
     )
-
-
-def save(path: Path, identity: dict[str, str], history: list[EpochRecord], model, optimizer, scheduler) -> None:
-    """The whole state after an epoch, in place of the last one."""
-    state = {
-        "identity": identity,
-        "history": [asdict(record) for record in history],
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-    }
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
-
-
-def restore(
-    path: Path, identity: dict[str, str], device: torch.device, model, optimizer, scheduler
-) -> list[EpochRecord]:
-    """Loads a killed run's state in place and returns the epochs it had finished; none where there is no state."""
-    if not path.is_file():
-        return []
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:  # cut off by a full disk or by hand
-        warnings.warn(f"{path} is unreadable ({type(error).__name__}): this fold starts anew", stacklevel=2)
-        return []
-    for name, value in identity.items():
-        if (found := state["identity"].get(name)) != value:
-            message = f"was trained with other {name} ({found}, not {value})"
-            valid = "valid: a state of the same settings, folds and images; move the file away to start this fold anew"
-            raise Mistakes([Mistake(str(path), message, valid, "resume")])
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
-    return [EpochRecord(**record) for record in state["history"]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.competition.contract import WHERE, Competition, Row
-from pipeline.competition.labels import check_label_bounds
+from pipeline.competition.labels import check_label_bounds, part_values
 from pipeline.competition.paths import missing_images
 from pipeline.competition.sources import open_competition
 from pipeline.config.mistakes import Mistake, Mistakes, shown
@@ -27,14 +27,18 @@ from pipeline.receipts import Receipt
 if TYPE_CHECKING:
     from pipeline.config.data import Preprocessing
     from pipeline.images.store import Store
+    from pipeline.task import Task
     from pipeline.tracking import Tracker
 
 _DATA = ("competition", "images")
 ROOMS = {  # whose code a stage's result comes from
     "eda": (*_DATA, "eda", "report"),
     "folds": (*_DATA, "folds"),
-    "train": (*_DATA, "metrics", "losses", "optim", "augment", "model", "predict", "train", "crossval"),
-    "submit": (*_DATA, "augment", "model", "predict", "submit"),
+    "train": (
+        *(*_DATA, "metrics", "task", "losses", "optim", "augment", "feed", "model", "average", "precision", "predict"),
+        *("records", "resume", "train", "crossval"),
+    ),
+    "submit": (*_DATA, "metrics", "task", "augment", "model", "predict", "submit"),
     "score": (*_DATA, "metrics", "score"),
 }
 TRAINS = ("train", "submit", "score")  # verbs that may come to train a model
@@ -100,6 +104,22 @@ class Work:
         from pipeline.model import preprocessing
 
         return preprocessing(self.settings.images, self.settings.model)
+
+    @cached_property
+    def task(self) -> Task:
+        """What the model is to answer, from the competition and the settings."""
+        from pipeline.task import Task
+
+        classes, kind = self.competition.classes, self.settings.competition.target
+        if kind == "regression":
+            return Task(kind, "number", classes)
+        if kind == "multilabel":
+            return Task(kind, "sigmoid", classes)
+        if self.settings.train.loss.name == "corn":
+            return Task(kind, "corn", classes)
+        if self.settings.model.heads == "parts":
+            return Task(kind, "parts", classes, parts=part_values(self.settings.competition))
+        return Task(kind, "one_vs_all" if self.settings.train.loss.name == "bce" else "softmax", classes)
 
     @cached_property
     def store(self) -> Store:
@@ -169,7 +189,7 @@ class Work:
         if self.target in TRAINS:
             from pipeline.model import check_model
 
-            mistakes += check_model(settings, len(self.competition.classes))
+            mistakes += check_model(settings, max(self.task.n_logits, 1))
         mistakes += self._fill_store()
         if mistakes:
             raise Mistakes(mistakes)

@@ -13,7 +13,9 @@ from pipeline.config.settings import Experiment
 from pipeline.crossval import cross_validate
 from pipeline.metrics import score
 from pipeline.model import load_checkpoint
-from pipeline.predict import predict_probs
+from pipeline.precision import Precision
+from pipeline.predict import predict
+from pipeline.task import Task
 from pipeline.train import TrainingData
 
 SPEC = Preprocessing(mode="L", px=32, crop=1.0, interpolation="bicubic", mean=(0.5,), std=(0.5,))
@@ -34,13 +36,15 @@ def data() -> TrainingData:
     targets = np.arange(30) % 3
     brightness = (targets * 80)[:, None, None, None]
     ids = np.array([f"x{i:02d}" for i in range(30)])[::-1].copy()  # not the order of the folds table
+    images = torch.from_numpy((brightness + rng.integers(0, 60, (30, 32, 32, 1))).astype(np.uint8))
     return TrainingData(
-        images=torch.from_numpy((brightness + rng.integers(0, 60, (30, 32, 32, 1))).astype(np.uint8)),
+        images=images,
+        pixels=lambda row: images[row].numpy(),
         targets=torch.from_numpy(targets),
         train_targets=torch.from_numpy(targets),
         image_ids=ids,
         keys=image_keys(list(ids)),
-        classes=("a", "b", "c"),
+        task=Task("class", "softmax", ("a", "b", "c")),
         metric="macro_f1",
         preprocessing=SPEC,
     )
@@ -55,7 +59,7 @@ def folds(data) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def finished(data, folds, tmp_path_factory):
     folder = tmp_path_factory.mktemp("train")
-    return cross_validate(data, folds, SETTINGS, IDENTITY, "code", folder, lambda _: None), folder
+    return cross_validate(data, folds, SETTINGS, Precision(), IDENTITY, "code", folder, lambda _: None), folder
 
 
 def test_the_out_of_fold_table_has_the_contracts_columns_and_the_tables_order(finished, data):
@@ -73,9 +77,9 @@ def test_each_row_is_predicted_by_the_model_that_did_not_see_it_and_by_the_one_p
     fold_of = folds.set_index("image_id")["fold"]
     for fold, path in enumerate(result.checkpoints):
         model, info = load_checkpoint(path, torch.device("cpu"))
-        assert info.fold == fold and info.hashes == IDENTITY and info.classes == data.classes
+        assert info.fold == fold and info.hashes.items() >= IDENTITY.items() and info.task == data.task
         valid = np.flatnonzero(fold_of[data.image_ids].to_numpy() == fold)
-        probs = predict_probs(model, data.images[valid], info.preprocessing, torch.device("cpu"))
+        probs = predict(model, info.task, data.images[valid], info.preprocessing, torch.device("cpu"))
         assert np.array_equal(result.oof.filter(like="p_").to_numpy()[valid], probs)  # to the bit
         assert (result.oof["fold"].to_numpy()[valid] == fold).all()
 
@@ -84,7 +88,9 @@ def test_finished_folds_are_not_trained_again_and_lost_ones_give_the_same(finish
     result, folder = finished
     (folder / "fold-1.safetensors").unlink()
     trained = []
-    again = cross_validate(data, folds, SETTINGS, IDENTITY, "code", folder, lambda record: trained.append(record.fold))
+    again = cross_validate(
+        data, folds, SETTINGS, Precision(), IDENTITY, "code", folder, lambda record: trained.append(record.fold)
+    )
     assert set(trained) == {1}
     pd.testing.assert_frame_equal(again.oof, result.oof)
 
@@ -93,7 +99,7 @@ def test_finished_folds_are_not_trained_again_and_lost_ones_give_the_same(finish
 def test_a_checkpoint_of_another_training_is_refused_by_name(finished, data, folds, name):
     _, folder = finished
     with pytest.raises(Mistakes, match=f"fold-0.safetensors.*other {name}"):
-        cross_validate(data, folds, SETTINGS, {**IDENTITY, name: "other"}, "code", folder, lambda _: None)
+        cross_validate(data, folds, SETTINGS, Precision(), {**IDENTITY, name: "other"}, "code", folder, lambda _: None)
 
 
 def test_nothing_is_pickled_in_what_leaves_the_folder(finished):
@@ -106,7 +112,7 @@ def test_nothing_is_pickled_in_what_leaves_the_folder(finished):
 def test_batch_sizes_of_prediction_agree_to_float_tolerance(finished, data):
     model, info = load_checkpoint(finished[0].checkpoints[0], torch.device("cpu"))
     whole, parts = (
-        predict_probs(model, data.images, info.preprocessing, torch.device("cpu"), size) for size in (256, 7)
+        predict(model, info.task, data.images, info.preprocessing, torch.device("cpu"), size) for size in (256, 7)
     )
     assert np.abs(whole - parts).max() < 1e-5
 
@@ -115,4 +121,4 @@ def test_a_gpu_that_is_not_there_is_told(data, folds, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # whatever this machine has: cuda:1 is one too many
     settings = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"device": "cuda:1"})})
     with pytest.raises(Mistakes, match=r"train\.device.*cuda:1"):
-        cross_validate(data, folds, settings, IDENTITY, "code", tmp_path, lambda _: None)
+        cross_validate(data, folds, settings, Precision(), IDENTITY, "code", tmp_path, lambda _: None)

@@ -158,7 +158,7 @@ def test_a_checkpoint_of_other_folds_is_refused_by_name_and_a_lost_one_is_fetche
 
 def test_a_killed_training_goes_on_and_ends_in_the_same_bytes_without_a_tracker(finished):
     """SIGKILL in the second fold; a store that is no database; both at once. Compared with an undisturbed run."""
-    settings = ["train.epochs=3", "train.seed=5"]
+    settings = ["train.epochs=3", "train.seeds=[5]"]
     work = finished.runs / "digits"
     (finished.runs / "mlflow.db").write_bytes(b"this is no database " * 500)
     process = subprocess.Popen(
@@ -188,16 +188,16 @@ def test_a_forced_training_that_is_interrupted_goes_on_where_it_stopped_and_leav
     finished.main("train", EXPERIMENT, "train.epochs=2")
     original = room.train_fold
 
-    def interrupted(data, train_rows, valid_rows, fold, *rest):
-        if fold == 1:
-            *others, on_epoch = rest
+    def interrupted(data, train_rows, valid_rows, which, *rest):
+        if which.number == 1:
+            *others, on_epoch, on_step = rest
 
             def stop(record):
                 on_epoch(record)
                 raise KeyboardInterrupt
 
-            rest = (*others, stop)
-        return original(data, train_rows, valid_rows, fold, *rest)
+            rest = (*others, stop, on_step)
+        return original(data, train_rows, valid_rows, which, *rest)
 
     monkeypatch.setattr(room, "train_fold", interrupted)
     finished.main("train", EXPERIMENT, "--force", "train.epochs=2", expect=130)

@@ -13,7 +13,8 @@ import torch
 from pipeline import model as room
 from pipeline.config.data import Images, Preprocessing
 from pipeline.config.mistakes import Mistakes, Stopped
-from pipeline.config.settings import ROOT, Experiment, Model
+from pipeline.config.settings import ROOT, Experiment
+from pipeline.config.training import Model
 from pipeline.model import (
     CheckpointInfo,
     build_model,
@@ -24,14 +25,18 @@ from pipeline.model import (
     preprocessing,
     save_checkpoint,
 )
+from pipeline.task import Task
 
 SPEC = Preprocessing(mode="L", px=32, crop=1.0, interpolation="bicubic", mean=(0.5,), std=(0.25,))
 INFO = CheckpointInfo(
     model="test_resnet",
-    classes=("a", "b"),
+    task=Task("class", "parts", ("a", "b"), parts=((0, 1),)),
     preprocessing=SPEC,
     fold=3,
+    seed=5,
     epochs=7,
+    precision="bf16",
+    channels_last=True,
     hashes={"settings": "s", "folds": "f", "images": "i"},
     code="abc",
 )
@@ -44,6 +49,7 @@ def test_a_checkpoint_gives_back_the_model_and_what_it_was(tmp_path):
     assert info == INFO
     assert not again.training
     x = torch.randn(2, 1, 32, 32)
+    model = model.to(memory_format=torch.channels_last)
     assert torch.equal(model.eval()(x), again(x))
     assert [path.name for path in tmp_path.iterdir()] == ["fold-3.safetensors"]
     (tmp_path / "any").touch()

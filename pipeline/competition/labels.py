@@ -123,6 +123,14 @@ def training_labels(rows: list[Row], settings: Declared, bounds: Mapping[str, tu
     return [label(row, changed) if label(row, own.parts) == row["label"] else row["label"] for row in rows]
 
 
+def part_values(settings: Declared) -> tuple[tuple[int, ...], ...]:
+    """For each part, the place of the value that each class has, in the order of the classes."""
+    own = scheme(settings, [])
+    places_of = {name: places for places, name in own.class_of.items()}
+    table = [places_of[name] for name in own.classes]
+    return tuple(tuple(places[part] for places in table) for part in range(len(own.parts)))
+
+
 def check_label_bounds(settings: Declared, bounds: Mapping[str, tuple[float, ...]]) -> list[Mistake]:
     """`train.label_bounds` that name no part, a part without bounds, or that cannot cut it."""
     mistakes = []

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.config.metric import parse_metric
+
 # file and MLflow names are built from it, so nothing that could climb out of a folder or upset a tracker
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -62,7 +64,10 @@ class Declared(Settings):
     name: Name  # the MLflow experiment: all runs of one competition stand together
     root: str  # where it starts with data/ and PODIUM_DATA is set, that folder stands in for data/
     classes: Strings | Literal["from train"] = "from train"  # their order is the order of the probabilities
-    metric: Literal["macro_f1", "accuracy"] = "macro_f1"
+    # What a row's label is: one class; several at once, or none; one of classes that have an order; a number.
+    target: Literal["class", "multilabel", "ordinal", "regression"] = "class"
+    label_separator: Annotated[str, Field(min_length=1)] = " "  # between the labels of one row, for multilabel
+    metric: str = "macro_f1"  # see `metrics`: its direction is known there
     # A label of several parts; then `formula` joins them into the class and `label_column` is not read.
     parts: dict[Name, Part] = Field(default_factory=dict)
     formula: str | Literal["none"] = "none"  # e.g. 6 * mask + 3 * gender + age, over the places of the parts' values
@@ -74,6 +79,13 @@ class Declared(Settings):
     def _parts_and_formula_together(self) -> "Declared":
         if bool(self.parts) != (self.formula != "none"):
             raise ValueError("competition.parts and competition.formula go together: give both or neither")
+        return self
+
+    @model_validator(mode="after")
+    def _metric_judges_the_target(self) -> "Declared":
+        parse_metric(self.metric, self.target)
+        if self.parts and self.target in ("multilabel", "regression"):
+            raise ValueError(f"competition.parts make one class a row, and competition.target={self.target} has none")
         return self
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.mistakes import Mistake, nearest, shown
 from pipeline.config.settings import Experiment
 
+MANY = 8  # keys: where the nearest is known, more of them only hide it
 Origins = dict[str, str]  # dotted path -> "experiments/digits.yaml:12"
 
 
@@ -28,7 +29,8 @@ def _explain(error: Any, origins: Origins, path: Path) -> Mistake:
         valid = list(model.model_fields) if model else []
         key = dotted.rpartition(".")[2]
         hint = nearest(key, valid) or _elsewhere(key)
-        return Mistake(where, f"unknown key{hint}", f"valid here: {', '.join(valid)}", "unknown keys")
+        shown_keys = valid if not hint or len(valid) <= MANY else [*valid[:MANY], f"and {len(valid) - MANY} more"]
+        return Mistake(where, f"unknown key{hint}", f"valid here: {', '.join(shown_keys)}", "unknown keys")
     if kind == "missing":
         found = "missing"
         valid = "it must be given"
@@ -42,9 +44,14 @@ def _explain(error: Any, origins: Origins, path: Path) -> Mistake:
     elif kind == "union_tag_not_found":
         found = f"no {context['discriminator']}"
         valid = "it says which kind this section is"
-    elif kind == "model_type" and (sections := _section(dotted)):
+    elif kind in ("model_type", "model_attributes_type") and (sections := _section(dotted)):
         found = f"found {error['input']!r}"
         valid = f"valid: a section with {', '.join(dict.fromkeys(key for m in sections for key in m.model_fields))}"
+        if len(sections) > 1:
+            tags = [tag for m in sections for tag in _tags(m)]
+            like = error["input"] if error["input"] in tags else tags[0]
+            key = tag_key(sections[0])
+            valid = f"valid: a section like {{{key}: {like}}}, where {key} is one of {', '.join(tags)}"
     elif kind == "value_error":
         found = str(context["error"])
         valid = "change one of them"
@@ -164,4 +171,4 @@ def _elsewhere(key: str) -> str:
     paths = list(walk(Experiment, ""))
     close = nearest(key, [p.rpartition(".")[2] for p in paths])
     word = re.search(r"'(.*)'", close)
-    return f", did you mean {next(p for p in paths if p.endswith(word[1]))!r}?" if word else ""
+    return f", did you mean {next(p for p in paths if p.rpartition('.')[2] == word[1])!r}?" if word else ""

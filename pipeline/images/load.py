@@ -7,7 +7,7 @@ too where the file was not larger than the store, and else within `TOLERANCE` of
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,6 +48,20 @@ def load_images(
     if mistakes:
         raise Mistakes(mistakes)
     return images
+
+
+def row_pixels(rows: Sequence[Row], store: Store, hashes: Sequence[str]) -> Callable[[int], np.ndarray]:
+    """Row number -> (h, w, 1 or 3) uint8, its whole image: a view of the store's map, or the file decoded anew."""
+    stored = [store.pixels(content) for content in hashes]
+
+    def pixels(row: int) -> np.ndarray:
+        view = stored[row]
+        if view is not None:
+            return view
+        image = open_image(rows[row]["path"])[0]
+        return np.asarray(image).reshape(image.height, image.width, -1)
+
+    return pixels
 
 
 def load_thumbnails(rows: Sequence[Row], side: int, store: Store, hashes: Sequence[str]) -> list[np.ndarray]:

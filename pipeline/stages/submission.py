@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import product
 
 from pipeline import receipts
 from pipeline.atomic import atomic
@@ -42,8 +43,10 @@ def submit(work: Work) -> Receipt:
 
     checkpoints = [work.resolve(trained, name) for name in models]
     identity = identity_of(trained.fingerprint, trained.inputs)
-    for fold, checkpoint in enumerate(checkpoints):
-        refuse_others(checkpoint, checkpoint_info(checkpoint), identity, fold)
+    seeds = work.settings.train.seeds
+    folds = range(len(checkpoints) // len(seeds))
+    for (seed, fold), checkpoint in zip(product(seeds, folds), checkpoints, strict=True):  # as they were trained
+        refuse_others(checkpoint, checkpoint_info(checkpoint), identity, fold, seed)
     device = pick_device(work.settings.train.device)
     probs = room.predict_test(checkpoints, competition, device, work.store, work.contents[1])
     path, record_path = work.folder / "submission.csv", work.folder / "submission.json"

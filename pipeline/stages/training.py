@@ -13,14 +13,22 @@ from typing import TYPE_CHECKING, Any
 from pipeline import receipts
 from pipeline.atomic import atomic
 from pipeline.competition.labels import check_label_bounds, training_labels
-from pipeline.config.settings import fingerprint
+from pipeline.config.mistakes import Mistake, Mistakes, shown
+from pipeline.config.settings import RUNS, fingerprint
+from pipeline.config.training import notes
 from pipeline.receipts import Receipt
 from pipeline.stages.data import folds
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
     from pipeline.crossval import CrossValidation
-    from pipeline.train import EpochRecord, TrainingData
+    from pipeline.precision import Precision
+    from pipeline.records import EpochRecord
+    from pipeline.task import Task
+    from pipeline.train import TrainingData
+
+
+NOT_METRICS = ("fold", "n_folds", "seed", "epoch", "epochs", "is_last")  # of an epoch's record
 
 
 def train(work: Work) -> Receipt:
@@ -57,28 +65,39 @@ def train(work: Work) -> Receipt:
     runs_file = folder / "runs.json"  # a killed command's runs are gone on with, not left RUNNING beside new ones
     runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
     runs = runs if work.tracker.exists(runs.get("cv", "")) else {}
-    k, epochs, device = len(splits(table)), settings.train.epochs, pick_device(settings.train.device)
-    told = f"{settings.model.name} on {len(data.targets):,} images, {k} folds of {epochs} epochs, on {device} ..."
+    n_folds, n_seeds, epochs = len(splits(table)), len(settings.train.seeds), settings.train.epochs
+    device = pick_device(settings.train.device)
+    models = f"{n_folds} folds" if n_seeds == 1 else f"{n_folds} folds and {n_seeds} seeds"
+    told = f"{settings.model.name} on {len(data.targets):,} images, {models} of {epochs} epochs, on {device} ..."
     say("train", told)
     title = f"cv · {settings.model.name} · {settings.train.loss.name}"
     tags = {**identity, "folds_run": fold_receipt.run_id}
+    for note in notes(settings.train):
+        say("train", f"note: {note}")
+    _tell_disk(work, data.task, n_folds * n_seeds, folder)
+    precision = _precision(work, data, folder)
     with work.run("cv", title, inputs, tags, resume=runs.get("cv", "")) as run_id:
         runs["cv"] = run_id
-        work.tracker.params(run_id, settings.flat())
-        with TrainingProgress(k, epochs, competition.metric) as progress:
+        work.tracker.params(run_id, {**settings.flat(), "precision": str(precision)})
+        with TrainingProgress(n_folds * n_seeds, epochs, competition.metric) as progress:
             log_epoch = _epoch_logger(work, runs, runs_file, {**work.tags("fold", inputs), **tags})
 
             def on_epoch(record: EpochRecord) -> None:
                 log_epoch(record)
                 progress(record)
 
-            cv = cross_validate(data, table, settings, identity, receipts.code_version(), folder, on_epoch)
+            code = receipts.code_version()
+            cv = cross_validate(data, table, settings, precision, identity, code, folder, on_epoch, progress.on_step)
         files = _log_cv(work, cv, runs, folder)
         work.tracker.rename(run_id, f"{title} · {cv.score:.4f}")
     figures = {"score": cv.score, "low": cv.interval.low, "high": cv.interval.high, "fold_scores": cv.fold_scores}
     interval = f"95 % interval {cv.interval.low:.4f} to {cv.interval.high:.4f}"
     spread = f"{min(cv.fold_scores):.4f} to {max(cv.fold_scores):.4f}"
     say("train", f"{competition.metric} of all out-of-fold rows {cv.score:.4f} ({interval}); by fold {spread}")
+    if cv.optimism is not None:
+        figures["optimism_of_best"] = cv.optimism
+        say("train", f"train.select=best looks about {cv.optimism:.4f} better than it is: each fold's epoch was chosen "
+            "on the rows that score it (judged by the epoch that the other folds would have chosen)")  # fmt: skip
     return work.finish("train", inputs, files, run_id, figures, started)
 
 
@@ -103,7 +122,7 @@ def _training_data(work: Work) -> TrainingData:
     import torch
 
     from pipeline.augment import image_keys
-    from pipeline.images.load import load_images
+    from pipeline.images.load import load_images, row_pixels
     from pipeline.train import TrainingData
 
     competition, settings = work.competition, work.settings
@@ -116,36 +135,79 @@ def _training_data(work: Work) -> TrainingData:
         say("train", f"{n:,} of {len(labels):,} rows are trained on under another label than they are validated with")
     index = {name: i for i, name in enumerate(competition.classes)}
     ids = [row["image_id"] for row in competition.train_rows]
+    images = torch.from_numpy(load_images(competition.train_rows, spec, work.store, work.contents[0]))
     return TrainingData(
-        images=torch.from_numpy(load_images(competition.train_rows, spec, work.store, work.contents[0])),
+        images=images,
+        pixels=row_pixels(competition.train_rows, work.store, work.contents[0]),
         targets=torch.tensor([index[label] for label in labels]),
         train_targets=torch.tensor([index[label] for label in trained]),
         image_ids=np.array(ids),
         keys=image_keys(ids),
-        classes=competition.classes,
+        task=work.task,
         metric=competition.metric,
         preprocessing=spec,
     )
 
 
+def _tell_disk(work: Work, task: Task, n_models: int, folder: Path) -> None:
+    """What the checkpoints will take. Raises `Mistakes` where there is no room for them."""
+    from pipeline.model import size_of
+
+    train = work.settings.train
+    size = size_of(work.settings.model, task.n_logits, work.preprocessing.mode)
+    # the state of the last epoch and of the one before: weights, two moments of each, their average; and the best
+    for_resuming = 2 * size * (4 if train.select in ("ema", "swa") else 3) + size * (train.select == "best")
+    stay = n_models * size
+    free = shutil.disk_usage(folder).free
+    say("train", f"{n_models} models of {size / 1e6:,.1f} MB will stay in {shown(folder)}, and up to "
+        f"{for_resuming / 1e6:,.0f} MB more while one is trained")  # fmt: skip
+    if stay + for_resuming > free:
+        found = f"the checkpoints need about {(stay + for_resuming) / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
+        raise Mistakes(
+            [Mistake(shown(folder), found, "valid: a smaller model, fewer folds or seeds, or more room", "disk")]
+        )
+
+
+def _precision(work: Work, data: TrainingData, folder: Path) -> Precision:
+    """What `train.precision` comes to here. Kept beside the checkpoints: a resumed run goes on as it began."""
+    from pipeline.model import pick_device
+    from pipeline.precision import Precision, choose
+
+    kept = folder / "precision.json"
+    if kept.is_file():
+        return Precision(**json.loads(kept.read_text()))
+    spec, device = data.preprocessing, pick_device(work.settings.train.device)
+    chosen, measured = choose(
+        work.settings, data.task.n_logits, spec.mode, spec.px, device, RUNS / "cache" / "precision.json"
+    )
+    for m in measured:
+        taken = "  <- taken" if m.precision == chosen else ""
+        say("train", f"{m.precision!s:<22} {m.note or f'{m.ms_per_image:6.2f} ms an image'}{taken}")
+    with atomic(kept) as temporary:
+        temporary.write_text(json.dumps(asdict(chosen)))
+    return chosen
+
+
 def _epoch_logger(
     work: Work, runs: dict[str, str], runs_file: Path, tags: dict[str, str]
 ) -> Callable[[EpochRecord], None]:
-    """A child run a fold, one batch of metrics an epoch. runs: ids by `cv`, `fold-0`, ..., kept in `runs_file`."""
+    """A child run a model, one batch of metrics an epoch. runs: ids by `cv`, `fold-0`, ..., kept in `runs_file`."""
+    from pipeline.crossval import model_name
 
     def on_epoch(record: EpochRecord) -> None:
-        key = f"fold-{record.fold}"
+        key = model_name(record.fold, record.seed, work.settings)
         if key not in runs:
-            runs[key] = work.tracker.start(key, {**tags, "fold": str(record.fold)}, parent=runs["cv"])
+            of_model = {"fold": str(record.fold), "seed": str(record.seed)}
+            runs[key] = work.tracker.start(key, {**tags, **of_model}, parent=runs["cv"])
             work.tracker.params(runs[key], work.settings.flat("model", "train"))
             work.tracker.settings(runs[key], work.settings.model_dump(mode="json"))
             with atomic(runs_file) as temporary:
                 temporary.write_text(json.dumps(runs))
         values = asdict(record)
         values[f"valid_{work.competition.metric}"] = values.pop("score")
-        metrics = {name: values[name] for name in values if name not in ("fold", "epoch", "epochs")}
+        metrics = {name: values[name] for name in values if name not in NOT_METRICS}
         work.tracker.metrics(runs[key], metrics, step=record.epoch)
-        if record.epoch == record.epochs:
+        if record.is_last:
             work.tracker.end(runs[key])
 
     return on_epoch

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from pipeline.config.load import load
 from pipeline.config.mistakes import Mistakes
-from pipeline.config.settings import ROOT, Constant, Experiment
+from pipeline.config.settings import ROOT, Experiment
+from pipeline.config.training import Constant
 
 GOOD = "competition: {source: digits}\n"
 
@@ -151,7 +152,7 @@ def test_a_section_that_was_set_to_a_value_does_not_swallow_what_follows(written
 
 def test_a_loss_given_as_a_word_names_the_sections_keys(written):
     [line] = mistakes_of(written(GOOD), "train.loss=focal")
-    assert "found 'focal'" in line and "name, label_smoothing" in line
+    assert "found 'focal'" in line and "{name: focal}" in line and "cross_entropy, focal, bce" in line
 
 
 @pytest.mark.parametrize("content", ["competition: x".encode("utf-16"), b"a: &a {b: *a}\n", b"\x00"])

@@ -1,0 +1,75 @@
+"""What is kept of each epoch, and what is decided from it alone: the best epoch, whether to stop, how lucky `best` was.
+
+Functions of the whole history and of nothing else, so a resumed run decides as the first one would have.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.config.metric import Metric
+from pipeline.config.training import Train
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """Which model of a cross-validation this is."""
+
+    number: int  # of the fold, from 0, on over repeats
+    n_folds: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What one epoch of one fold came to; epochs count from 1."""
+
+    fold: int  # counts from 0, on over repeats
+    n_folds: int
+    seed: int
+    epoch: int
+    epochs: int
+    train_loss: float  # mean over the rows, as trained on (augmented, smoothed, mixed)
+    valid_loss: float  # log loss of the validation rows; root mean squared error for a regression
+    score: float  # the competition's metric over all validation rows
+    lr: float  # of the epoch's first step, for one effective batch
+    grad_norm: float  # mean over the steps, before clipping
+    images_per_s: float
+    seconds: float
+    is_last: bool = False  # of its fold
+
+
+def best_epoch(history: Sequence[EpochRecord], metric: Metric) -> int:
+    """The first epoch that no other beats."""
+    best = history[0]
+    for record in history[1:]:
+        if metric.better(record.score, best.score):
+            best = record
+    return best.epoch
+
+
+def is_over(history: Sequence[EpochRecord], config: Train, metric: Metric) -> bool:
+    """Whether early stopping has had enough."""
+    if config.early_stopping == "off" or not history:
+        return False
+    return history[-1].epoch - best_epoch(history, metric) >= config.early_stopping
+
+
+def optimism(curves: Sequence[Sequence[float]], metric: Metric) -> float | None:
+    """By how much `select: best` flatters itself: mean over folds of its score above an honestly chosen epoch's.
+
+    Each fold's epoch is chosen honestly by the mean curve of the other folds, which never saw its validation rows.
+    curves: (folds, epochs) scores. None for fewer than two folds. Positive: `best` looks better than it is.
+    """
+    if len(curves) < 2:
+        return None
+    n = min(len(curve) for curve in curves)  # early stopping makes them differ; the shortest is what all have
+    table = np.array([list(curve)[:n] for curve in curves])
+    sign = 1.0 if metric.greater_is_better else -1.0
+    flattered = []
+    for fold, curve in enumerate(table):
+        others = np.delete(table, fold, axis=0).mean(axis=0)
+        honest = int(np.argmax(sign * others))
+        flattered.append(sign * (np.max(sign * curve) * sign - curve[honest]))
+    return float(np.mean(flattered))
