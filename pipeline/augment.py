@@ -1,8 +1,8 @@
-"""Random changes of training images, in two halves: geometry on the host, an image at a time; the rest on the device.
+"""Random changes of training images: on the host, an image at a time, in bytes; only mixing two is the device's.
 
 Randomness is a pure function of (seed, epoch, image): the same image is changed in the same way whatever the batch
 size, the order, the number of threads or the epoch a run was resumed at. Crop, scale, rotation, shear, shift and mirror
-are one affine map and one resampling, because four in a row would blur four times. Colours are one matrix an image.
+are one affine map and one resampling, because four in a row would blur four times; colours are one matrix an image.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
+from scipy.special import ndtri
 from scipy.stats import beta
 
 from pipeline.config.data import Preprocessing
@@ -62,7 +63,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-# --- geometry, on the host -----------------------------------------------------------------------------------------
+# --- on the host ---------------------------------------------------------------------------------------------------
 
 
 def moves(settings: Augment) -> bool:
@@ -138,11 +139,73 @@ def soften(image: np.ndarray, strength: float) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), sigma).reshape(image.shape)
 
 
-# --- everything else, on the device --------------------------------------------------------------------------------
+def recolours(settings: Augment) -> bool:
+    """Whether any colour may change."""
+    return any((settings.brightness, settings.contrast, settings.saturation, settings.hue, settings.grey))
+
+
+def colour_maps(means: np.ndarray, uniform: np.ndarray, settings: Augment) -> np.ndarray:
+    """(B, C, C + 1) matrices that change colours: brightness, contrast, saturation, hue and loss of colour in one.
+
+    means: (B, C) of each image's channels. Each factor is torchvision's ColorJitter's, in that order, but what leaves
+    0..255 is clipped once, at the end.
+    """
+    u = {name: uniform[:, i].astype(float) for name, i in COLUMN.items()}
+    n, channels = means.shape
+    brightness, contrast = (1 + (2 * u[name] - 1) * getattr(settings, name) for name in ("brightness", "contrast"))
+    middle = means @ (LUMA if channels == 3 else (1.0,))  # an image's luma; saturation and hue leave it as it is
+    out = np.empty((n, channels, channels + 1))
+    out[:, :, channels] = ((1 - contrast) * brightness * middle)[:, None]
+    gain = (contrast * brightness)[:, None, None]
+    if channels == 1:
+        out[:, :, :1] = gain
+        return out
+    saturation = 1 + (2 * u["saturation"] - 1) * settings.saturation
+    saturation = np.where(u["grey"] < settings.grey, 0.0, saturation)[:, None, None]
+    turn = (2 * u["hue"] - 1) * (settings.hue * 2 * math.pi)
+    rotation = np.zeros((n, 3, 3))
+    rotation[:, 0, 0] = 1
+    rotation[:, 1, 1] = rotation[:, 2, 2] = np.cos(turn)
+    rotation[:, 2, 1] = np.sin(turn)
+    rotation[:, 1, 2] = -rotation[:, 2, 1]
+    colour = (np.linalg.inv(_YIQ) @ rotation @ _YIQ) @ (saturation * np.eye(3) + (1 - saturation) * np.array(LUMA))
+    out[:, :, :3] = gain * colour
+    return out
+
+
+def recolour(images: np.ndarray, uniform: np.ndarray, settings: Augment) -> None:
+    """Changes the colours of (B, h, w, C) uint8 in place."""
+    means = np.array([cv2.mean(image)[: images.shape[3]] for image in images])
+    for image, matrix in zip(images, colour_maps(means, uniform, settings), strict=True):
+        image[:] = cv2.transform(image, matrix).reshape(image.shape)
+
+
+def erase(images: np.ndarray, uniform: np.ndarray, settings: Augment, spec: Preprocessing) -> None:
+    """Random erasing (Zhong et al. 2020, arXiv 1708.04896) in place: a rectangle in one random colour. (B, h, w, C).
+
+    One colour a rectangle and not one a pixel, so that it is a function of the image's own few draws; normal around the
+    mean of the model's data.
+    """
+    u = {name: uniform[:, i].astype(float) for name, i in COLUMN.items()}
+    low, high = settings.erase_area
+    area = low + u["erase_area"] * (high - low)
+    ratio = np.exp((2 * u["erase_ratio"] - 1) * math.log(1 / 0.3))
+    width, height = np.minimum(np.sqrt(area * ratio), 1), np.minimum(np.sqrt(area / ratio), 1)
+    left, top = u["erase_x"] * (1 - width), u["erase_y"] * (1 - height)
+    box = np.stack([left, left + width, top, top + height], axis=1) * spec.px
+    drawn = np.stack([u[name] for name in ("erase_r", "erase_g", "erase_b")[: images.shape[3]]], axis=1)
+    normal = ndtri(drawn.clip(1e-4, 1 - 1e-4))
+    colours = ((np.array(spec.mean) + np.array(spec.std) * normal) * 255).clip(0, 255)
+    for i in np.flatnonzero(u["erase"] < settings.erase):
+        x0, x1, y0, y1 = np.round(box[i]).astype(int)
+        images[i, y0:y1, x0:x1] = colours[i]
+
+
+# --- on the device -------------------------------------------------------------------------------------------------
 
 
 class Normalise:
-    """uint8 or float (B, H, W, C) in 0..255 to float32 (B, C, H, W) with the specification's mean and std.
+    """uint8 (B, H, W, C) to float32 (B, C, H, W) with the specification's mean and std.
 
     The two constants go to the device once: a copy per batch would make the host wait for the device each time. The
     result lies in memory as it came, channels last, unless `channels_last` is False.
@@ -157,71 +220,6 @@ class Normalise:
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         images = torch.addcmul(self.shift, images.float(), self.factor).permute(0, 3, 1, 2)
         return images if self.channels_last else images.contiguous()
-
-
-def recolour(images: torch.Tensor, uniform: torch.Tensor, settings: Augment) -> torch.Tensor:
-    """Brightness, contrast, saturation, hue and loss of colour as one matrix an image. (B, H, W, C) in 0..255, float.
-
-    Each factor as torchvision's ColorJitter has it, in that order, but clipped once at the end.
-    """
-    if not any((settings.brightness, settings.contrast, settings.saturation, settings.hue, settings.grey)):
-        return images.float()
-
-    def signed(name: str) -> torch.Tensor:
-        return uniform[:, COLUMN[name]] * 2 - 1
-
-    images = images.float()
-    n, channels = len(images), images.shape[3]
-    brightness, contrast = (1 + signed(name) * getattr(settings, name) for name in ("brightness", "contrast"))
-    luma = torch.tensor(LUMA if channels == 3 else (1.0,), device=images.device)
-    middle = images.mean(dim=(1, 2)) @ luma  # of an image's luma; saturation and hue leave it as it is
-    shift = ((1 - contrast) * brightness * middle).view(n, 1, 1)
-    gain = (contrast * brightness).view(n, 1, 1)
-    if channels == 1:
-        return (images.view(n, -1, 1) * gain + shift).clamp_(0, 255).view(images.shape)
-    saturation = 1 + signed("saturation") * settings.saturation
-    saturation = torch.where(uniform[:, COLUMN["grey"]] < settings.grey, 0.0, saturation).view(n, 1, 1)
-    turn = signed("hue") * (settings.hue * 2 * math.pi)
-    yiq = torch.tensor(_YIQ, dtype=torch.float32, device=images.device)
-    back = torch.tensor(np.linalg.inv(_YIQ), dtype=torch.float32, device=images.device)
-    cos, sin, zero = turn.cos(), turn.sin(), torch.zeros_like(turn)
-    rotation = torch.stack([zero + 1, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(n, 3, 3)
-    grey = luma.expand(3, 3)
-    colour = (back @ rotation @ yiq) @ (saturation * torch.eye(3, device=images.device) + (1 - saturation) * grey)
-    mixed = torch.baddbmm(shift, images.view(n, -1, 3), (gain * colour).transpose(1, 2))
-    return mixed.clamp_(0, 255).view(images.shape)
-
-
-def erase(images: torch.Tensor, uniform: torch.Tensor, settings: Augment) -> torch.Tensor:
-    """Random erasing (Zhong et al. 2020, arXiv 1708.04896): a rectangle in one random colour. (B, C, H, W) normalised.
-
-    One colour a rectangle and not noise a pixel, so that it is a function of the image's own few draws.
-    """
-    if not settings.erase:
-        return images
-
-    def column(name: str) -> torch.Tensor:
-        return uniform[:, COLUMN[name]]
-
-    low, high = settings.erase_area
-    area = low + column("erase_area") * (high - low)
-    ratio = torch.exp((column("erase_ratio") * 2 - 1) * math.log(1 / 0.3))
-    box = _inside(images, (area * ratio).sqrt(), (area / ratio).sqrt(), column("erase_x"), column("erase_y"))
-    box = box & (column("erase") < settings.erase).view(-1, 1, 1, 1)
-    names = ("erase_r", "erase_g", "erase_b")[: images.shape[1]]
-    colour = torch.stack([column(name) for name in names], dim=1).clamp(1e-4, 1 - 1e-4)
-    return torch.where(box, torch.special.ndtri(colour)[:, :, None, None], images)  # normal, as normalised pixels are
-
-
-def _inside(images: torch.Tensor, width: torch.Tensor, height: torch.Tensor, x: torch.Tensor, y: torch.Tensor):
-    """(B, 1, H, W) booleans: a rectangle of `width` and `height` (shares of the side) somewhere within the image."""
-    side = images.shape[-1]
-    at = (torch.arange(side, device=images.device) + 0.5) / side
-    width, height = width.clamp(max=1), height.clamp(max=1)
-    left, top = (x * (1 - width)).view(-1, 1), (y * (1 - height)).view(-1, 1)
-    across = (at >= left) & (at < left + width.view(-1, 1))
-    down = (at >= top) & (at < top + height.view(-1, 1))
-    return (down[:, :, None] & across[:, None, :])[:, None]
 
 
 @dataclass(frozen=True)
@@ -260,9 +258,18 @@ def draw_mix(uniform: np.ndarray, settings: Augment) -> Mix | None:
     return Mix(own, torch.from_numpy(cut), size, x, y)
 
 
+def _inside(images: torch.Tensor, size: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """(B, 1, H, W) booleans: a rectangle of `size` (share of the side) somewhere within the image."""
+    side = images.shape[-1]
+    at = (torch.arange(side, device=images.device) + 0.5) / side
+    left, top, size = (x * (1 - size)).view(-1, 1), (y * (1 - size)).view(-1, 1), size.view(-1, 1)
+    across, down = (at >= left) & (at < left + size), (at >= top) & (at < top + size)
+    return (down[:, :, None] & across[:, None, :])[:, None]
+
+
 def mix(images: torch.Tensor, following: torch.Tensor, how: Mix) -> tuple[torch.Tensor, torch.Tensor]:
     """(mixed images (B, C, H, W), share of the own label (B,)); a rectangle's share is counted in pixels."""
-    box = _inside(images, how.size, how.size, how.x, how.y) & how.cut.view(-1, 1, 1, 1)
+    box = _inside(images, how.size, how.x, how.y) & how.cut.view(-1, 1, 1, 1)
     own = torch.where(how.cut, 1 - box.float().mean(dim=(1, 2, 3)), how.own)
     added = torch.lerp(following, images, torch.where(how.cut, 1.0, own).view(-1, 1, 1, 1))
     return torch.where(box, following, added), own

@@ -71,32 +71,34 @@ def cross_validate(
         for split in splits(folds):
             train_rows, valid_rows = split.sides(folds, data.image_ids)
             path = folder / f"{model_name(split.number, seed, settings)}.safetensors"
+            of_fold = None
             if not path.is_file():
                 state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
                 which = FoldRun(split.number, len(splits(folds)), seed)
-                model, task, history = train_fold(
+                trained = train_fold(
                     data, train_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
                 )
+                of_fold = trained.outputs
                 with atomic(path.with_suffix(".json")) as temporary:
-                    temporary.write_text(json.dumps([asdict(record) for record in history]))
+                    temporary.write_text(json.dumps([asdict(record) for record in trained.history]))
                 info = CheckpointInfo(
                     model=settings.model.name,
-                    task=task,
+                    task=trained.task,
                     preprocessing=data.preprocessing,
                     fold=split.number,
                     seed=seed,
-                    epochs=len(history),
+                    epochs=len(trained.history),
                     precision=precision.name,
                     channels_last=precision.channels_last,
                     hashes=identity,
                     code=code,
                 )
-                save_checkpoint(path, model, info)
+                save_checkpoint(path, trained.model, info)
                 state.remove()  # only now: until the checkpoint is whole, the state is what remains of the fold
             refuse_others(path, checkpoint_info(path), identity, split.number, seed)
-            # From the file, not from memory: out-of-fold and test then come out of the very same weights.
-            model, info = load_checkpoint(path, device)
-            of_fold = predict(model, info.task, data.images[valid_rows], info.preprocessing, device)
+            if of_fold is None:  # the same weights by the same path give the same bits, as the tests hold it to
+                model, info = load_checkpoint(path, device)
+                of_fold = predict(model, info.task, data.images[valid_rows], info.preprocessing, device)
             outputs[valid_rows] += of_fold
             n_times[valid_rows] += 1
             fold_of_row[valid_rows] = np.where(split.repeat == 0, split.fold, fold_of_row[valid_rows])

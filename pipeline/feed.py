@@ -14,7 +14,19 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pipeline.augment import COLUMN, Mix, draw_mix, draws, maps, moves, soften, warp
+from pipeline.augment import (
+    COLUMN,
+    Mix,
+    draw_mix,
+    draws,
+    erase,
+    maps,
+    moves,
+    recolour,
+    recolours,
+    soften,
+    warp,
+)
 from pipeline.config.data import Preprocessing
 from pipeline.config.training import Augment
 
@@ -27,7 +39,6 @@ class Window:
 
     rows: np.ndarray  # (W,) indices of training rows
     images: torch.Tensor  # (W, px, px, C) uint8
-    uniform: torch.Tensor  # (W, len(DRAWS)) float32
     mix: Mix | None
     starts: list[int]  # of the micro-batches
 
@@ -83,6 +94,10 @@ def feed(
                 out[i] = warp(sources[i], matrix, settings, spec)
         for i in np.flatnonzero(uniform[:, COLUMN["blur"]] < settings.blur):
             out[i] = soften(out[i], float(uniform[i, COLUMN["blur"]]) / settings.blur)
+        if recolours(settings):
+            recolour(out, uniform, settings)
+        if settings.erase:
+            erase(out, uniform, settings, spec)
 
     def begin(rows: np.ndarray, starts: list[int], pool: ThreadPoolExecutor) -> tuple[Window, list[Future]]:
         times = np.zeros(len(rows), np.int64)
@@ -95,7 +110,7 @@ def feed(
         cuts = [slice(i, i + CHUNK) for i in range(0, len(rows), CHUNK)]
         tasks = [pool.submit(fill, out[cut].numpy(), rows[cut], uniform[cut]) for cut in cuts]
         mix = draw_mix(uniform, settings) if mixing else None
-        return Window(rows, out, torch.from_numpy(uniform), mix, starts), tasks
+        return Window(rows, out, mix, starts), tasks
 
     with ThreadPoolExecutor(n_threads, thread_name_prefix="feed") as pool:
         under_way: deque[tuple[Window, list[Future]]] = deque()

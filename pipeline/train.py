@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from pipeline.augment import Normalise, erase, mix, recolour
+from pipeline.augment import Normalise, mix
 from pipeline.average import Average, ema_share
 from pipeline.config.data import Preprocessing
 from pipeline.config.metric import parse_metric
@@ -49,6 +49,16 @@ class TrainingData:
     preprocessing: Preprocessing
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a fold came to. outputs: of the validation rows by exactly these weights; None where it is not at hand."""
+
+    model: torch.nn.Module
+    task: Task
+    history: list[EpochRecord]
+    outputs: np.ndarray | None
+
+
 REMEDY = "Try a lower train.lr, a longer train.schedule.warmup_epochs or a smaller train.clip_norm."
 
 
@@ -67,7 +77,7 @@ def train_fold(
     state: ResumeState,
     on_epoch: Callable[[EpochRecord], None],
     on_step: Callable[[int, int], None] = lambda epoch, share: None,
-) -> tuple[torch.nn.Module, Task, list[EpochRecord]]:
+) -> Trained:
     """Trains one model on `train_rows` and watches it on `valid_rows` (both: row indices into `data`).
 
     on_step: told the epoch and how much of it is done, in percent. Raises `TrainingDiverged`, or `Stopped` where the
@@ -93,6 +103,7 @@ def train_fold(
     n_steps = len(window_rows(train_rows, config.batch_size, config.accumulation))
     swa_from = int(config.swa_start * config.epochs)  # epochs, counted from 0, whose weights join the mean
 
+    outputs = None
     history = state.restore(device, model, optimizer, scaler, average)  # empty, or a killed run's epochs
     if history:
         on_epoch(history[-1])  # the kill may have come between saving this epoch and telling of it
@@ -124,7 +135,7 @@ def train_fold(
         for step, window in enumerate(fed):
             set_lr(optimizer, factors[step])
             for part in window.parts():
-                images, following, mixed, own = prepare(window, part, normalise, settings, device)
+                images, following, mixed, own = prepare(window, part, normalise, device)
                 with out_of_memory_explained(config), torch.autocast(device.type, precision.dtype, precision.is_mixed):
                     logits = forward(images)  # (B, n_logits), no softmax: the loss does that stably
                 logits = logits.float()  # and in full precision, where sums of exponentials need it
@@ -186,11 +197,12 @@ def train_fold(
     if config.select == "best":
         state.load_best(model)
     chosen = average.module if average else model
-    return chosen, task, history
+    was_last = config.select != "best" or best_epoch(history, metric) == len(history)
+    return Trained(chosen, task, history, outputs if was_last else None)
 
 
 def prepare(
-    window: Window, part: slice, normalise: Normalise, settings: Experiment, device: torch.device
+    window: Window, part: slice, normalise: Normalise, device: torch.device
 ) -> tuple[torch.Tensor, np.ndarray, bool, torch.Tensor]:
     """One micro-batch on the device: (images (B, C, H, W), rows it is mixed with, whether it is, own share (B,)).
 
@@ -200,9 +212,7 @@ def prepare(
     n = len(window.rows)
     places = np.arange(part.start, part.stop + (window.mix is not None)) % n
     wanted = slice(part.start, part.stop) if len(places) == part.stop - part.start else places
-    uniform = to_device(window.uniform[wanted], device)
-    images = recolour(to_device(window.images[wanted], device), uniform, settings.augment)
-    images = erase(normalise(images), uniform, settings.augment)
+    images = normalise(to_device(window.images[wanted], device))
     following = window.rows[places[1:]]
     if window.mix is None:
         return images, following, False, images.new_ones(())

@@ -126,7 +126,7 @@ class Work:
         """The decoded images, at a size that serves the model."""
         from pipeline.images.store import Store, side_for
 
-        side = side_for(self.settings.images.store, self.preprocessing)
+        side = side_for(self.settings.images.store, self.preprocessing, self.settings.augment.mean_crop_area)
         return Store(RUNS / "cache" / f"images-{side}", side)
 
     def _fill_store(self) -> list[Mistake]:

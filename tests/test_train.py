@@ -89,10 +89,10 @@ def fit(
     rows = np.arange(n) if rows is None else rows
     valid = np.arange(n) if valid is None else valid
     state = ResumeState(tmp_path / name, identity, config.train.select == "best")
-    model, _, history = train_fold(
+    trained = train_fold(
         training, rows, valid, FoldRun(0, 1, config.train.seeds[0]), config, Precision(), CPU, state, on_epoch
     )
-    return model, history
+    return trained.model, trained.history
 
 
 def weights(model: torch.nn.Module) -> torch.Tensor:

@@ -63,6 +63,11 @@ class Augment(Settings):
     mix_share: Annotated[float, Field(ge=0, le=1)] = 1.0  # of the images, where mixup or cutmix is on
     mix_stop_epochs: Annotated[int, Field(ge=0)] = 0  # last epochs without mixing
 
+    @property
+    def mean_crop_area(self) -> float:
+        """Of what random crops keep of an image."""
+        return 1.0 if self.crop_area == "off" else sum(self.crop_area) / 2
+
     @model_validator(mode="before")
     @classmethod
     def _preset_beneath(cls, data: Any) -> Any:
@@ -288,6 +293,8 @@ class Train(Settings):
             )
         if self.freeze_epochs >= self.epochs:
             raise ValueError(f"train.freeze_epochs={self.freeze_epochs} leaves nothing of train.epochs={self.epochs}")
+        if self.select == "swa" and self.early_stopping != "off":
+            raise ValueError("train.select=swa averages the last epochs, which train.early_stopping may never reach")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"train.seeds={list(self.seeds)} names a seed twice: the same models again")
         if isinstance(self.schedule, MultiStep) and list(self.schedule.milestones) != sorted(

@@ -37,11 +37,14 @@ RESERVE = 1 << 30  # bytes of disk that stay free
 Side = int | Literal["off"]
 
 
-def side_for(setting: int | Literal["auto", "off"], spec: Preprocessing) -> Side:
-    """The store's short side for a model's preprocessing. `auto` takes one that many models share."""
+def side_for(setting: int | Literal["auto", "off"], spec: Preprocessing, crop_area: float = 1.0) -> Side:
+    """The store's short side for a model's preprocessing. `auto` takes one that many models share.
+
+    crop_area: the mean share of an image that random crops keep; a tenth too few pixels for those is put up with.
+    """
     if setting != "auto":
         return setting
-    needed = int(spec.px / spec.crop)
+    needed = max(int(spec.px / spec.crop), int(0.9 * spec.px / crop_area**0.5))
     return next((side for side in STORE_SIDES if side >= needed), needed)
 
 

@@ -138,7 +138,7 @@ def _training_data(work: Work) -> TrainingData:
     images = torch.from_numpy(load_images(competition.train_rows, spec, work.store, work.contents[0]))
     return TrainingData(
         images=images,
-        pixels=row_pixels(competition.train_rows, work.store, work.contents[0]),
+        pixels=row_pixels(competition.train_rows, spec, work.store, work.contents[0]),
         targets=torch.tensor([index[label] for label in labels]),
         train_targets=torch.tensor([index[label] for label in trained]),
         image_ids=np.array(ids),

@@ -262,7 +262,7 @@ def test_the_store_stays_within_the_tolerance_of_the_file(tmp_path, size, side):
     apart = np.abs(load_images(rows, SPEC, store, hashes).astype(int) - load_images(rows, SPEC).astype(int))
     assert apart.mean() <= TOLERANCE["mean"] and np.quantile(apart, 0.999) <= TOLERANCE["99.9 %"]
     if side == 128 and max(size) < 1000:  # the size that the model wants, and not decoded at a fraction
-        assert apart.max() == 0
+        assert apart.max() <= 1  # torch's rounding against Pillow's
 
 
 def test_large_arrays_lie_in_a_file_and_hold_the_same(tmp_path, pictures, monkeypatch):
@@ -286,7 +286,7 @@ def test_thumbnails_are_whole_images(tmp_path, pictures):
 
 
 def test_the_side_is_one_that_models_share_and_never_too_small():
-    assert side_for("auto", SPEC) == 256
+    assert side_for("auto", SPEC) == 128
     assert side_for("auto", SPEC.model_copy(update={"px": 300, "crop": 0.9})) == 384
     assert side_for("auto", SPEC.model_copy(update={"px": 2048, "crop": 0.9})) == 2275
     assert (side_for("off", SPEC), side_for(333, SPEC)) == ("off", 333)
