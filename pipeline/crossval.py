@@ -61,6 +61,8 @@ def cross_validate(
     torch.use_deterministic_algorithms(True, warn_only=True)
     device = pick_device(settings.train.device)
     identity = {**identity, "precision": str(precision)}
+    for stray in folder.glob(".*.tmp"):  # half a file, of a command that was killed while it wrote
+        stray.unlink()
     outputs = np.zeros((len(data.targets), data.task.n_outputs), np.float32)
     n_times = np.zeros(len(data.targets), int)  # how often each row was validated: once a repeat, never in a hold-out
     fold_of_row = np.zeros(len(data.targets), int)
@@ -72,8 +74,8 @@ def cross_validate(
             train_rows, valid_rows = split.sides(folds, data.image_ids)
             path = folder / f"{model_name(split.number, seed, settings)}.safetensors"
             of_fold = None
+            state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
             if not path.is_file():
-                state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
                 which = FoldRun(split.number, len(splits(folds)), seed)
                 trained = train_fold(
                     data, train_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
@@ -94,7 +96,7 @@ def cross_validate(
                     code=code,
                 )
                 save_checkpoint(path, trained.model, info)
-                state.remove()  # only now: until the checkpoint is whole, the state is what remains of the fold
+            state.remove()  # only now: until the checkpoint is whole, the state is what remains of the fold
             refuse_others(path, checkpoint_info(path), identity, split.number, seed)
             if of_fold is None:  # the same weights by the same path give the same bits, as the tests hold it to
                 model, info = load_checkpoint(path, device)
