@@ -17,6 +17,7 @@ from pipeline.competition.contract import Competition
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.images.load import load_images
 from pipeline.images.store import Store
+from pipeline.metrics import decisions
 from pipeline.model import load_checkpoint
 from pipeline.predict import predict
 
@@ -42,16 +43,22 @@ def predict_test(
     return np.mean(probs, axis=0)
 
 
-def write_submission(competition: Competition, probs: np.ndarray, path: Path) -> pd.DataFrame:
-    """Writes the most probable class of each test row. A failed check raises `Mistakes` and leaves `path` as it was."""
-    if n_bad := int((~np.isfinite(probs).all(axis=1)).sum()):
+def write_submission(competition: Competition, outputs: np.ndarray, path: Path) -> pd.DataFrame:
+    """Writes what is answered for each test row, or the probability of each class where the sample has a column for it.
+
+    A failed check raises `Mistakes` and leaves `path` as it was.
+    """
+    if n_bad := int((~np.isfinite(outputs).all(axis=1)).sum()):
         found = f"{n_bad} rows have no finite probabilities"
         raise Mistakes([Mistake(shown(path), found, "valid: finite numbers", "submission")])
     ids, label = competition.sample_columns
-    texts = np.array(competition.label_texts)
     submission = competition.test[["image_id"]].rename(columns={"image_id": ids})
-    submission[label] = texts[probs.argmax(axis=1)]
-    header = [ids, label]
+    if competition.probability_columns:
+        place = [competition.classes.index(name) for name in competition.probability_columns]
+        submission[list(competition.probability_columns)] = outputs[:, place]
+    else:
+        submission[label] = answer_texts(competition, outputs)
+    header = list(submission.columns)
     if competition.sample_csv:
         header = list(pd.read_csv(competition.sample_csv, nrows=0).columns)  # their order may be any
     with atomic(path) as temporary:
@@ -59,6 +66,19 @@ def write_submission(competition: Competition, probs: np.ndarray, path: Path) ->
         if mistakes := check_submission(temporary, competition):
             raise Mistakes(mistakes)
     return submission
+
+
+def answer_texts(competition: Competition, outputs: np.ndarray) -> list[str]:
+    """What is answered for each row, as a submission writes it."""
+    answers = decisions(outputs, competition.target)
+    if competition.target == "regression":
+        return [f"{value:.7g}" for value in answers.tolist()]
+    if competition.target == "multilabel":
+        return [
+            competition.separator.join(name for name, has in zip(competition.label_texts, row, strict=True) if has)
+            for row in answers
+        ]
+    return [competition.label_texts[answer] for answer in answers]
 
 
 def check_submission(path: Path, competition: Competition) -> list[Mistake]:
@@ -84,10 +104,22 @@ def check_submission(path: Path, competition: Competition) -> list[Mistake]:
     elif (differs := written[ids] != sample[ids]).any():
         row = int(differs.to_numpy().argmax())
         wrong(f"row {row + 2} has id {written[ids][row]!r}", f"{sample[ids][row]!r} there, ids in the sample's order")
-    no_class = ~written[label].isin(competition.label_texts)
-    if no_class.any():
-        row = int(no_class.to_numpy().argmax())
-        wrong(f"row {row + 2} has label {written[label][row]!r}", f"one of {', '.join(competition.label_texts)}")
+    if competition.probability_columns or competition.target == "regression":
+        columns = list(competition.probability_columns) or [label]
+        top = 1.0 if competition.probability_columns else np.inf
+        numbers = written[columns].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+        bad = ~(np.isfinite(numbers) & ((numbers >= 0) & (numbers <= top) if top == 1.0 else True)).all(axis=1)
+        valid = "probabilities from 0 to 1" if top == 1.0 else "a finite number"
+    else:
+        known = set(competition.label_texts)
+        several = competition.target == "multilabel"
+        said = [text.split(competition.separator) if several and text else [text] for text in written[label]]
+        bad = np.array([not (set(labels) <= known or (several and labels == [""])) for labels in said])
+        valid = f"{'some' if several else 'one'} of {', '.join(competition.label_texts)}"
+        columns = [label]
+    if bad.any():
+        row = int(bad.argmax())
+        wrong(f"row {row + 2} has label {', '.join(map(repr, written.loc[row, columns]))}", valid)
     return mistakes
 
 

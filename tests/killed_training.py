@@ -8,7 +8,6 @@ what it found on the disk, and whether the training that was gone on with ended 
 import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import sys
@@ -86,7 +85,7 @@ def main(root: Path, n: int) -> None:
     before = time.perf_counter()
     assert finished(root / "again") == expected
     seconds = time.perf_counter() - before
-    moments = random.Random(0)
+    moments = np.random.default_rng(0)
     kills = []
     for i in range(n):
         folder = root / f"killed-{i}"

@@ -34,7 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("predict", "records", "resume"),
     },
     "crossval": {"config", "folds", "metrics", "model", "precision", "predict", "records", "resume", "train", "atomic"},
-    "submit": {"config", "competition", "images", "model", "predict", "atomic"},
+    "submit": {"config", "competition", "images", "metrics", "model", "predict", "atomic"},
     "score": {"config", "competition", "metrics"},
     "report": {"atomic"},
     "progress": {"records"},  # the type of a record, nothing that runs

@@ -4,13 +4,13 @@ In: training and test rows with id and path, as the source read them. Out: the c
 the same for all sources is here, once; what their files look like is the sources' business.
 """
 
-import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.competition.contract import RAW, WHERE, Competition, Row
+from pipeline.competition.contract import RAW, WHERE, Competition, Row, labels_of
+from pipeline.competition.kinds import number, read_numbers, split_labels
 from pipeline.competition.labels import Scheme, scheme
 from pipeline.competition.tables import read_table
 from pipeline.config.data import Declared
@@ -40,6 +40,7 @@ class Found:
     has_groups: bool = False
     sample: list[Row] = field(default_factory=list)
     sample_columns: tuple[str, str] = ("image_id", "label")
+    sample_classes: tuple[str, ...] = ()  # its further columns, where it has one for each class
     sample_csv: Path | None = None
     label_column: str = "label"
     notes: list[Mistake] = field(default_factory=list)
@@ -60,8 +61,13 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
             if parts:
                 parts.set_label(row, label)
             row["label"] = label
-    classes = parts.classes if parts and as_declared else _classes(train, settings, found, mistakes)
-    _check_labels(train, classes, settings, found, mistakes)
+    if settings.target == "multilabel":
+        split_labels(train, settings.label_separator)
+    if settings.target == "regression":
+        classes = read_numbers(train, found.train_place, mistakes)
+    else:
+        classes = parts.classes if parts and as_declared else _classes(train, settings, found, mistakes)
+        _check_labels(train, classes, settings, found, mistakes)
     _add_groups(train, found, settings, mistakes)
     _note_alike("classes", classes, found)
     _note_alike("groups", {row.get("group", "") for row in train}, found)
@@ -69,9 +75,14 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
     label_column = found.sample_columns[1]
     placeholders = [row.get(label_column, "") for row in found.sample]
     sample_name = shown(found.sample_csv) if found.sample_csv else ""
-    label_texts = _label_texts(classes, placeholders, sample_name, label_column, mistakes)
+    label_texts = classes
+    if found.sample_classes:
+        _check_sample_classes(classes, found, sample_name, settings, mistakes)
+    elif settings.target in ("class", "ordinal"):
+        label_texts = _label_texts(classes, placeholders, sample_name, label_column, mistakes)
     for row in test:
-        row.pop(label_column, None)  # the sample's placeholder is not a prediction
+        for column in (label_column, *found.sample_classes):
+            row.pop(column, None)  # the sample's placeholder is not a prediction
     trained_on = {row["path"]: row[WHERE] for row in train}
     for row in test:
         if row["path"] in trained_on:
@@ -79,6 +90,7 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
             mistakes.append(Mistake(row[WHERE], told, "valid: an image on one side only", "images in train and test"))
     return Competition(
         name=settings.name,
+        target=settings.target,
         metric=settings.metric,
         classes=classes,
         has_groups=found.has_groups or settings.group_pattern != "none",
@@ -92,6 +104,8 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
         parts={name: part.values for name, part in settings.parts.items()},
         class_means=parts.means if parts else (),
         root=found.root,
+        separator=settings.label_separator,
+        probability_columns=found.sample_classes,
     )
 
 
@@ -162,7 +176,7 @@ def _add_groups(train: list[Row], found: Found, settings: Declared, mistakes: li
 def _classes(train: list[Row], settings: Declared, found: Found, mistakes: list[Mistake]) -> tuple[str, ...]:
     """The classes in order: as set, or as found in train, by number where all are numbers."""
     if settings.classes == "from train":
-        labels = {row["label"] for row in train}
+        labels = {label for row in train for label in labels_of(row)}
         named = sorted(labels - {""}, key=lambda c: (0, int(c), c) if c.isdecimal() else (1, 0, c))
         if train and len(named) < 2:
             told = f"{len(named)} class in column {found.label_column!r}"
@@ -178,15 +192,14 @@ def _check_labels(
 ) -> None:
     """Labels that are no class, and classes that no row has."""
     known = set(classes)
-    for row in train:
-        label = row["label"]
+    for image, label in [(row, label) for row in train for label in labels_of(row)]:
         if label not in known and not (settings.parts and not label):  # what a part cannot read is told already
             valid = f"valid: {', '.join(classes)}"
             told = f"label {label!r} is no class{nearest(label, classes)}"
-            mistakes.append(Mistake(row[WHERE], told, valid, "labels in no class", row["image_id"]))
+            mistakes.append(Mistake(image[WHERE], told, valid, "labels in no class", image["image_id"]))
     if not train or (settings.classes == "from train" and not settings.parts):
         return
-    present = {row["label"] for row in train}
+    present = {label for row in train for label in labels_of(row)}
     # Declared parts may have a combination that never occurs; a class that was named by hand is a slip.
     told = found.notes if settings.parts else mistakes
     for absent in [name for name in classes if name not in present]:
@@ -203,7 +216,7 @@ def _label_texts(
     only `1` was predicted reads as a number even where another class is `10+`.
     """
     given = [text for text in placeholders if text]
-    values = [_number(text) for text in given]
+    values = [number(text) for text in given]
     if not given or any(value is None for value in values):
         return classes  # blank promises no type, and a word takes any label
     whole = all(text.lstrip("+-").isdecimal() for text in given)
@@ -218,20 +231,29 @@ def _label_texts(
     return texts
 
 
+def _check_sample_classes(
+    classes: tuple[str, ...], found: Found, sample: str, settings: Declared, mistakes: list[Mistake]
+) -> None:
+    """A sample with a column for each class must have those of the training table, and no others."""
+    valid = f"valid: one column, or one for each class: {', '.join(classes)}"
+    if settings.target == "regression":
+        told = f"columns {', '.join(found.sample_classes)}, and competition.target=regression predicts one number"
+        mistakes.append(Mistake(f"{sample}:1", told, "valid: one column beside the ids", "columns"))
+    elif classes and set(found.sample_classes) != set(classes):
+        absent, extra = set(classes) - set(found.sample_classes), set(found.sample_classes) - set(classes)
+        told = "; ".join(
+            f"{word} {', '.join(sorted(names))}"
+            for word, names in (("no column", absent), ("no class", extra))
+            if names
+        )
+        mistakes.append(Mistake(f"{sample}:1", told, valid, "columns"))
+
+
 def _written(name: str, whole: bool) -> str:
     """A class in the sample's type; empty where it has no such form."""
-    value = _number(name)
+    value = number(name)
     if value is None:
         return ""
     if not whole:
         return str(value)
     return name if name.lstrip("+-").isdecimal() else str(int(value)) if value == int(value) else ""
-
-
-def _number(text: str) -> float | None:
-    """The finite number that a text says, or None."""
-    try:
-        value = float(text.replace("_", "?"))  # Python reads 1_0 as ten; nobody else does
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.config.mistakes import Mistake
 from pipeline.config.settings import fingerprint
@@ -22,12 +22,21 @@ Row = dict[str, str]  # image_id, path, WHERE, label and group where there are a
 WHERE = "file:row"  # key of each row's place in its table, for messages
 PART = "part:"  # before the name of a label's part, key of the row's value of it
 RAW = "column:"  # likewise, of a column that bears one of the contract's names with another meaning
+SEVERAL = "labels:"  # key of the labels of a row that may have several, see `kinds`
+VALUE = "value:"  # key of the number of a row whose label is one
 TEXT = "text:"  # likewise, key of what its column says (a label rule reads it again)
 
 
 def stratified_by(row: Row, name: str) -> str:
     """What a row says under a name of `folds.stratify`: the class, a part of the label, a column of the table."""
     return row["label"] if name == "class" else row.get(PART + name, row.get(name, ""))
+
+
+def labels_of(row: Row) -> tuple[str, ...]:
+    """The classes that a row counts for: one; with several labels all of them, or none."""
+    if SEVERAL not in row:
+        return (row["label"],)
+    return tuple(row[SEVERAL].split("\x1f")) if row[SEVERAL] else ()
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,10 @@ class Competition:
     parts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a multi-part label: name -> its values
     class_means: tuple[str, ...] = ()  # of a multi-part label: "wear, male, <30" for each class
     root: Path = Path()  # no image lies outside it
+    target: Literal["class", "multilabel", "ordinal", "regression"] = "class"
+    separator: str = " "  # between several labels of one row
+    # where a submission has a column of probabilities for each class: their names, in the sample's order
+    probability_columns: tuple[str, ...] = ()
 
     @cached_property
     def train(self) -> pd.DataFrame:
@@ -65,5 +78,5 @@ class Competition:
     @cached_property
     def tables_hash(self) -> str:
         """Of what folds and targets depend on: equal for any file that holds the same rows, in whatever order."""
-        rows = sorted([row["image_id"], row["label"], row.get("group", "")] for row in self.train_rows)
+        rows = sorted([row["image_id"], row.get(VALUE, row["label"]), row.get("group", "")] for row in self.train_rows)
         return fingerprint([rows, self.classes])

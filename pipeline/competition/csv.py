@@ -36,7 +36,9 @@ def read(settings: Tables) -> Competition:
         found.sample_csv = root / settings.sample_csv
         found.sample = read_table(found.sample_csv, "competition.sample_csv", [], mistakes)
         columns = sample_columns(found.sample, found.sample_csv, settings.id_column, mistakes)
-        found.sample_columns = columns if found.sample else (settings.id_column, settings.label_column)
+        found.sample_columns, found.sample_classes = columns
+        if not found.sample or found.sample_classes:
+            found.sample_columns = (columns[0][0], settings.label_column)
         found.test = _test_items(settings, found, root, mistakes)
     return assemble(settings, found, mistakes)
 

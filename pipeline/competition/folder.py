@@ -48,7 +48,7 @@ def _in_the_order_of_the_sample(found: Found, path: Path, mistakes: list[Mistake
     """The sample names each test file, with or without its extension, and the test folder holds no other."""
     found.sample_csv = path
     found.sample = read_table(path, "competition.sample_csv", [], mistakes)
-    found.sample_columns = sample_columns(found.sample, path, "image_id", mistakes)
+    found.sample_columns, found.sample_classes = sample_columns(found.sample, path, "image_id", mistakes)
     ids = found.sample_columns[0]
     by_name = {name: item for item in found.test for name in (os.path.splitext(item.image_id)[0], item.image_id)}
     rows: list[Row] = []

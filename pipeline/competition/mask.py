@@ -37,7 +37,7 @@ def read(settings: MaskCompetition) -> Competition:
     if settings.sample_csv != "none":
         found.sample_csv = root / settings.sample_csv
         found.sample = read_table(found.sample_csv, "competition.sample_csv", [], mistakes)
-        found.sample_columns = sample_columns(found.sample, found.sample_csv, "ImageID", mistakes)
+        found.sample_columns, found.sample_classes = sample_columns(found.sample, found.sample_csv, "ImageID", mistakes)
         ids = found.sample_columns[0]
         finder = Finder(f"{settings.test_images}/{{{ids}}}", "competition.test_images", root, trains=False)
         rows = unique_rows(found.sample, ids, mistakes)

@@ -55,16 +55,24 @@ def columns_of(table: list[Row]) -> list[str]:
     return [column for column in table[0] if column != WHERE] if table else []
 
 
-def sample_columns(sample: list[Row], path: Path, id_column: str, mistakes: list[Mistake]) -> tuple[str, str]:
-    """(id column, label column) of the sample submission, which may be named otherwise than in train."""
+def sample_columns(
+    sample: list[Row], path: Path, id_column: str, mistakes: list[Mistake]
+) -> tuple[tuple[str, str], tuple[str, ...]]:
+    """((id column, label column), columns of classes) of the sample submission; named otherwise than in train, maybe.
+
+    One column beside the ids is the label; several are probabilities, and each must be a class (`assemble` looks).
+    """
     columns = columns_of(sample)
     if not sample:
-        return id_column, "label"
-    if len(columns) != 2:
-        valid = "valid: two columns, the image ids and the label to predict"
+        return (id_column, "label"), ()
+    if len(columns) < 2:
+        valid = "valid: the image ids, and the label to predict or a probability for each class"
         mistakes.append(Mistake(f"{shown(path)}:1", f"columns {', '.join(columns)}", valid, "columns"))
     ids = id_column if id_column in columns else columns[0]
-    return ids, next((column for column in columns if column != ids), "label")
+    others = [column for column in columns if column != ids]
+    if len(others) > 1:
+        return (ids, "label"), tuple(others)
+    return (ids, others[0] if others else "label"), ()
 
 
 def check_same_ids(sample: list[Row], test: list[Row], column: str, test_path: Path, mistakes: list[Mistake]) -> None:

@@ -4,12 +4,14 @@ In: `Seen`. Out: a list of plain dicts, the gravest first, for `findings.json` a
 page. A finding that needs no action is a `note`, and what is in order is said once as `good`.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from pipeline.competition.contract import labels_of
 from pipeline.competition.paths import n_unused
 from pipeline.eda.duplicates import MIN_SIDE
 from pipeline.eda.pictures import text
@@ -183,8 +185,8 @@ def _shift(seen: Seen) -> Iterator[Finding]:
 
 
 def _imbalance(seen: Seen) -> Iterator[Finding]:
-    labels = np.array([row["label"] for row in seen.competition.train_rows])
-    counts = {name: int((labels == name).sum()) for name in seen.competition.classes}
+    every = Counter(label for row in seen.competition.train_rows for label in labels_of(row))
+    counts = {name: every[name] for name in seen.competition.classes}
     present = {name: n for name, n in counts.items() if n}
     if not present:
         return
@@ -192,7 +194,7 @@ def _imbalance(seen: Seen) -> Iterator[Finding]:
     ratio = present[common] / present[rare]
     if ratio >= 3:
         told = f"Class {common} has {present[common]:,} images, class {rare} {present[rare]:,}: {ratio:.0f} to 1."
-        if seen.competition.metric == "macro_f1":
+        if seen.competition.metric.startswith("macro_f"):
             told += " Macro F1 counts each class the same, so a handful of images of the rare class moves the score."
         do = "Folds keep the shares; compare runs by their intervals, which are wide for this reason."
         yield _finding(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.competition.contract import Competition
+from pipeline.competition.contract import Competition, labels_of
 from pipeline.competition.grouping import merged_groups, sets_of
 from pipeline.config.data import Eda
 from pipeline.eda.duplicates import MIN_SIDE, NearPair, exact_sets, near_pairs
@@ -115,9 +115,10 @@ def _samples(competition: Competition) -> list[dict[str, Any]]:
     by_class: dict[str, list[tuple[int, str]]] = {name: [] for name in competition.classes}
     n_of_group: dict[tuple[str, str], int] = {}
     for row in sorted(competition.train_rows, key=lambda row: row["image_id"]):
-        key = row["label"], row.get("group", row["image_id"])
-        n_of_group[key] = n_of_group.get(key, 0) + 1
-        by_class[row["label"]].append((n_of_group[key], row["image_id"]))
+        for label in labels_of(row):
+            key = label, row.get("group", row["image_id"])
+            n_of_group[key] = n_of_group.get(key, 0) + 1
+            by_class[label].append((n_of_group[key], row["image_id"]))
     samples = []
     for name, members in by_class.items():
         ranked = sorted(members, key=lambda member: member[0])  # first one of every group, then second ones

@@ -4,7 +4,7 @@ from collections import Counter
 from itertools import combinations
 from typing import Any
 
-from pipeline.competition.contract import PART, Competition
+from pipeline.competition.contract import PART, Competition, labels_of
 
 CONSTANT = 0.95  # of the groups with several rows: from here on, something that varies in a group is an exception
 
@@ -12,7 +12,7 @@ CONSTANT = 0.95  # of the groups with several rows: from here on, something that
 def describe_tables(competition: Competition) -> dict[str, Any]:
     """Counts as plain data, the first half of `findings.json`."""
     rows = competition.train_rows
-    counts = Counter(row["label"] for row in rows)
+    counts = Counter(label for row in rows for label in labels_of(row))
     n_of_class = [counts[name] for name in competition.classes]
     smallest = min((n for n in n_of_class if n), default=0)
     means = competition.class_means or ("",) * len(competition.classes)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.atomic import atomic
-from pipeline.competition.contract import WHERE, Competition, stratified_by
+from pipeline.competition.contract import WHERE, Competition, labels_of, stratified_by
 from pipeline.competition.grouping import Sets, merged_groups
 from pipeline.config.data import Folds
 from pipeline.config.mistakes import Mistake, Mistakes, nearest
@@ -69,8 +69,9 @@ def check_folds(competition: Competition, settings: Folds, duplicates: Sets = ()
     group_of = merged_groups(competition, duplicates)
     units: dict[str, set[str]] = {}
     for row in competition.train_rows:
-        if row["label"] in competition.classes:  # else a mistake of its own
-            units.setdefault(row["label"], set()).add(group_of[row["image_id"]] or row["image_id"])
+        for label in labels_of(row):
+            if label in competition.classes:  # else a mistake of its own
+                units.setdefault(label, set()).add(group_of[row["image_id"]] or row["image_id"])
     where, needed = ("folds.holdout", 2) if settings.holdout != "off" else ("folds.k", settings.k)
     if settings.stratify == "off":
         n = len(set().union(*units.values())) if units else 0
@@ -127,8 +128,12 @@ def _indicators(rows: list[dict[str, str]], settings: Folds) -> np.ndarray:
     names = () if settings.stratify == "off" else settings.stratify
     blocks = [np.ones((len(rows), 1))]
     for name in names:
-        values, codes = np.unique([stratified_by(row, name) for row in rows], return_inverse=True)
-        blocks.append(np.eye(len(values))[codes])
+        said = [labels_of(row) if name == "class" else (stratified_by(row, name),) for row in rows]
+        place = {value: i for i, value in enumerate(sorted({value for values in said for value in values}))}
+        block = np.zeros((len(rows), len(place)))
+        for i, values in enumerate(said):  # one a row, or as many as it has labels
+            block[i, [place[value] for value in values]] = 1
+        blocks.append(block)
     return np.concatenate(blocks, axis=1)
 
 

@@ -71,6 +71,16 @@ def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[st
     save(figure, path)
 
 
+def scatter(targets: np.ndarray, answers: np.ndarray, path: Path) -> None:
+    """Out-of-fold answers over the truth, for a regression; on the line they are right."""
+    figure, axes = plt.subplots(figsize=(5.6, 5.4), layout="constrained")
+    axes.scatter(targets, answers, s=9, alpha=0.35, color=BLUE, lw=0)
+    ends = [min(targets.min(), answers.min()), max(targets.max(), answers.max())]
+    axes.plot(ends, ends, color=GREY, lw=1)
+    axes.set(xlabel="true", ylabel="predicted", title="out-of-fold images")
+    save(figure, path)
+
+
 def plain(name: str, number: int, length: int = 36) -> str:
     """The name, cut to a length that a figure has room for; `#number` where the font has no such letters."""
     short = name if len(name) <= length else name[: length - 1] + "…"

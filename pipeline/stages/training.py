@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.atomic import atomic
+from pipeline.competition.contract import VALUE, labels_of
+from pipeline.competition.kinds import target_of
 from pipeline.competition.labels import check_label_bounds, training_labels
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import RUNS, fingerprint
@@ -21,6 +23,9 @@ from pipeline.stages.data import folds
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
+    import torch
+
+    from pipeline.competition.contract import Competition
     from pipeline.crossval import CrossValidation
     from pipeline.precision import Precision
     from pipeline.records import EpochRecord
@@ -104,6 +109,8 @@ def train(work: Work) -> Receipt:
 def _trained_labels(work: Work) -> str:
     """Of the labels that `train.label_bounds` makes; they depend on columns that no label of the competition shows."""
     bounds, competition = work.settings.train.label_bounds, work.competition
+    if competition.target in ("multilabel", "regression"):  # the folds table holds these in short
+        return fingerprint(sorted([row["image_id"], target_of(row)] for row in competition.train_rows))
     if not bounds or competition.mistakes or check_label_bounds(work.settings.competition, bounds):
         return "the competition's"
     labels = training_labels(competition.train_rows, work.settings.competition, bounds)
@@ -128,25 +135,40 @@ def _training_data(work: Work) -> TrainingData:
     competition, settings = work.competition, work.settings
     spec = work.preprocessing
     labels = [row["label"] for row in competition.train_rows]
-    trained = labels
+    trained: list[str] = []
     if settings.train.label_bounds:
         trained = training_labels(competition.train_rows, settings.competition, settings.train.label_bounds)
         n = sum(a != b for a, b in zip(labels, trained, strict=True))
         say("train", f"{n:,} of {len(labels):,} rows are trained on under another label than they are validated with")
-    index = {name: i for i, name in enumerate(competition.classes)}
+    targets = _targets(competition, labels)
     ids = [row["image_id"] for row in competition.train_rows]
     images = torch.from_numpy(load_images(competition.train_rows, spec, work.store, work.contents[0]))
     return TrainingData(
         images=images,
         pixels=row_pixels(competition.train_rows, spec, work.store, work.contents[0]),
-        targets=torch.tensor([index[label] for label in labels]),
-        train_targets=torch.tensor([index[label] for label in trained]),
+        targets=targets,
+        train_targets=_targets(competition, trained) if trained else targets,
         image_ids=np.array(ids),
         keys=image_keys(ids),
         task=work.task,
         metric=competition.metric,
         preprocessing=spec,
     )
+
+
+def _targets(competition: Competition, labels: list[str]) -> torch.Tensor:
+    """As `train.TrainingData` has them. labels: of a class a row; with several labels or a number the rows say it."""
+    import torch
+
+    index = {name: i for i, name in enumerate(competition.classes)}
+    if competition.target == "regression":
+        return torch.tensor([float(row[VALUE]) for row in competition.train_rows], dtype=torch.float64)
+    if competition.target == "multilabel":
+        table = torch.zeros(len(labels), len(index))
+        for i, row in enumerate(competition.train_rows):
+            table[i, [index[label] for label in labels_of(row)]] = 1
+        return table
+    return torch.tensor([index[label] for label in labels])
 
 
 def _tell_disk(work: Work, task: Task, n_models: int, folder: Path) -> None:
@@ -215,17 +237,25 @@ def _epoch_logger(
 
 def _log_cv(work: Work, cv: CrossValidation, runs: dict[str, str], folder: Path) -> list[Path]:
     """Scores, pictures and files to the parent run. Returns the files that later stages read."""
+    from pipeline.metrics import decisions
     from pipeline.report import pictures
 
     competition, tracker = work.competition, work.tracker
     history = json.loads((folder / "history.json").read_text())
     pictures.curves(history, competition.metric, folder / "curves.png")
-    predictions = cv.oof.filter(like="p_").to_numpy().argmax(axis=1)
-    pictures.confusion(cv.oof["target"].to_numpy(), predictions, competition.classes, folder / "confusion.png")
+    outputs = cv.oof.filter(like="p_").to_numpy()
+    drawn = [folder / "curves.png"]
+    if competition.target in ("class", "ordinal"):
+        answers = decisions(outputs, competition.target)
+        pictures.confusion(cv.oof["target"].to_numpy(), answers, competition.classes, folder / "confusion.png")
+        drawn.append(folder / "confusion.png")
+    elif competition.target == "regression":
+        pictures.scatter(cv.oof["target"].to_numpy(), outputs[:, 0], folder / "scatter.png")
+        drawn.append(folder / "scatter.png")
     name = f"oof_{competition.metric}"
     tracker.metrics(runs["cv"], {name: cv.score, f"{name}_low": cv.interval.low, f"{name}_high": cv.interval.high})
     files = [*cv.checkpoints, folder / "oof.parquet", folder / "history.json"]
-    for path in [*files, folder / "curves.png", folder / "confusion.png", work.folder / "folds.csv"]:
+    for path in [*files, *drawn, work.folder / "folds.csv"]:
         tracker.artifact(runs["cv"], path)
     for key, run_id in runs.items():
         if key != "cv":
