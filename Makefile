@@ -15,7 +15,7 @@ UV := .uv/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE  # importing torch takes 12 s when it is compiled anew each time, 4 s when not
 
-.PHONY: help setup eda folds train submit score ui test lint types lock clean
+.PHONY: help setup eda folds overfit smoke train submit score ui test lint types lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -28,6 +28,12 @@ eda: $(VENV)/.synced  ## look at the competition's tables and images
 
 folds: $(VENV)/.synced  ## split the training rows, once and for all
 	@$(VENV)/bin/python -m pipeline folds $(EXP) $(SET) $(if $(FORCE),--force) $(if $(FIX),--fix)
+
+overfit: $(VENV)/.synced  ## learn one batch by heart, to see that it can be learnt
+	@$(VENV)/bin/python -m pipeline overfit $(EXP) $(SET)
+
+smoke: $(VENV)/.synced  ## run everything on a few images, in about a minute
+	@$(VENV)/bin/python -m pipeline smoke $(EXP) $(SET)
 
 train: $(VENV)/.synced  ## train a model a fold and score all rows out of fold
 	@$(VENV)/bin/python -m pipeline train $(EXP) $(SET) $(if $(FORCE),--force) $(if $(FIX),--fix)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 VERBS = {
     "eda": "look at the competition's tables and images",
     "folds": "split the training rows, once and for all",
+    "overfit": "learn one batch by heart, to see that it can be learnt",
+    "smoke": "run everything on a few images, in about a minute",
     "train": "train a model a fold, score all rows out of fold",
     "submit": "predict the test images and write the submission",
     "score": "score the submission, where the answers are known",
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int:
     from pipeline.config.settings import RUNS
-    from pipeline.stages import data, submission, training
+    from pipeline.stages import checks, data, submission, training
     from pipeline.work import Work
 
     RUNS.mkdir(exist_ok=True)
@@ -85,7 +87,13 @@ def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int
         except OSError:
             print(f"another command is at work on {name}: wait for it, or end it", file=sys.stderr)
             return 2
+        if args.verb == "smoke":
+            checks.smoke(settings, name, args.experiment)
+            return 0
         work = Work(settings, name, args.verb, args.force, args.experiment)
+        if args.verb == "overfit":
+            checks.overfit(work)
+            return 0
         stages = {"eda": data.eda, "folds": data.folds, "train": training.train, "submit": submission.submit}
         (stages | {"score": submission.score})[args.verb](work)
     if args.verb == "submit":

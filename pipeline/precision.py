@@ -127,6 +127,9 @@ def _step_time(
         return loss.detach()
 
     first = float(step())
+    # bf16 on a CPU can give gradients that are no numbers where a feature map is one pixel wide (torch 2.15)
+    if not all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None):
+        first = float("nan")
     step()
     best, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < SECONDS:

@@ -41,7 +41,7 @@ ROOMS = {  # whose code a stage's result comes from
     "submit": (*_DATA, "metrics", "task", "augment", "model", "predict", "submit"),
     "score": (*_DATA, "metrics", "score"),
 }
-TRAINS = ("train", "submit", "score")  # verbs that may come to train a model
+TRAINS = ("train", "submit", "score", "overfit")  # verbs that may come to train a model
 
 
 class Work:

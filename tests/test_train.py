@@ -12,10 +12,13 @@ import torch
 import pipeline.train as room
 from pipeline.augment import image_keys
 from pipeline.config.data import Preprocessing
-from pipeline.config.mistakes import Mistakes
+from pipeline.config.mistakes import Mistakes, Stopped
 from pipeline.config.settings import Experiment
+from pipeline.config.training import Balanced, Shuffle
 from pipeline.feed import window_rows
+from pipeline.metrics import score
 from pipeline.precision import Precision
+from pipeline.predict import predict
 from pipeline.records import FoldRun
 from pipeline.resume import ResumeState
 from pipeline.task import Task
@@ -24,6 +27,7 @@ from pipeline.train import TrainingData, TrainingDiverged, train_fold
 IDENTITY = {"settings": "s", "folds": "f", "images": "i"}
 SPEC = Preprocessing(mode="L", px=16, crop=1.0, interpolation="bicubic", mean=(0.5,), std=(0.25,))
 CPU = torch.device("cpu")
+PLAIN = Precision()
 
 
 def data(n: int, n_classes: int = 4, seed: int = 0) -> TrainingData:
@@ -84,13 +88,14 @@ def fit(
     name="state",
     on_epoch=lambda _: None,
     identity=IDENTITY,
+    precision=PLAIN,
 ):
     n = len(training.targets)
     rows = np.arange(n) if rows is None else rows
     valid = np.arange(n) if valid is None else valid
     state = ResumeState(tmp_path / name, identity, config.train.select == "best")
     trained = train_fold(
-        training, rows, valid, FoldRun(0, 1, config.train.seeds[0]), config, Precision(), CPU, state, on_epoch
+        training, rows, valid, FoldRun(0, 1, config.train.seeds[0]), config, precision, CPU, state, on_epoch
     )
     return trained.model, trained.history
 
@@ -278,8 +283,6 @@ def test_nan_stops_with_epoch_step_learning_rate_and_images(tmp_path, monkeypatc
 def test_scores_are_of_all_validation_rows_at_once(tmp_path, tiny):
     from sklearn.metrics import f1_score
 
-    from pipeline.predict import predict
-
     training, valid = data(60), np.arange(0, 60, 3)
     model, [record] = fit(settings(epochs=1, batch_size=8), training, tmp_path, valid=valid)
     probs = predict(model, training.task, training.images[valid], SPEC, CPU)
@@ -362,6 +365,127 @@ def _relaxed(read):
         return read(self, *args, **kwargs)
 
     return relaxed
+
+
+# --- what is around the plain loop ---------------------------------------------------------------------------------
+
+
+def test_mixing_and_accumulation_do_not_see_each_other(tmp_path, tiny):
+    """Partners are neighbours in the effective batch, wherever it is cut."""
+    lively = {"augment": {"mixup": 0.4, "cutmix": 1.0, "flip": 0.5}, "epochs": 2, "lr": 0.01}
+    whole, _ = fit(settings(batch_size=32, **lively), data(77), tmp_path, name="whole")
+    parts, _ = fit(settings(batch_size=8, accumulation=4, **lively), data(77), tmp_path, name="parts")
+    plain, _ = fit(settings(batch_size=32, epochs=2, lr=0.01), data(77), tmp_path, name="plain")
+    moved = (weights(whole) - weights(plain)).abs().max()
+    assert moved > 1e-3 and (weights(whole) - weights(parts)).abs().max() < 1e-3 * moved
+
+
+def test_mixing_stops_before_the_end(tmp_path, tiny, monkeypatch):
+    seen = []
+    original = room.prepare
+    monkeypatch.setattr(
+        room, "prepare", lambda window, *rest: seen.append(window.mix is not None) or original(window, *rest)
+    )
+    fit(settings(batch_size=16, epochs=3, augment={"mixup": 0.4, "mix_stop_epochs": 1}), data(32), tmp_path)
+    assert seen == [True] * 4 + [False] * 2
+
+
+def test_a_frozen_network_learns_in_its_head_alone_and_then_everywhere(tmp_path):
+    def learned(epochs: int) -> set[str]:
+        config = settings(epochs=3, freeze_epochs=2, batch_size=16, schedule={"name": "constant"})
+        torch.manual_seed(room.mixed_seed(0, 0))
+        before = room.build_model(config.model, 4, "L").state_dict()
+        states = []
+
+        def after(record):
+            if record.epoch == epochs:
+                states.append(torch.load(tmp_path / f"{epochs}", weights_only=True)["model"])
+
+        fit(config, data(32), tmp_path, name=f"{epochs}", on_epoch=after)
+        return {name for name, value in states[0].items() if not torch.equal(value, before[name])}
+
+    assert learned(2) == {"fc.weight", "fc.bias"}  # running statistics of BatchNorm stand still, too
+    assert {"conv1.0.weight", "fc.weight"} < learned(3)
+
+
+def test_a_balanced_sampler_shows_rare_classes_as_often(tiny):
+    targets = torch.tensor([0] * 900 + [1] * 90 + [2] * 10)
+    rows = np.arange(1000)
+    for power, expected in ((1.0, [1 / 3] * 3), (0.5, np.sqrt([900, 90, 10]) / np.sqrt([900, 90, 10]).sum())):
+        sampler = Balanced(name="balanced", power=power)
+        orders = [room.epoch_order(rows, targets, sampler, np.random.default_rng(i)) for i in range(20)]
+        shares = np.bincount(targets[np.concatenate(orders)].numpy()) / 20_000
+        assert shares == pytest.approx(expected, abs=0.02) and len(orders[0]) == 1000
+    assert sorted(room.epoch_order(rows, targets, Shuffle(), np.random.default_rng(0)).tolist()) == rows.tolist()
+
+
+def test_best_keeps_the_weights_of_the_best_epoch(tmp_path):
+    rows, valid = np.arange(0, 30), np.arange(30, 60)
+    config = settings(epochs=6, batch_size=8, lr=0.01, select="best", schedule={"name": "constant"})
+    model, history = fit(config, data(60), tmp_path, rows=rows, valid=valid)
+    best = max(history, key=lambda r: r.score)
+    shorter = settings(epochs=best.epoch, batch_size=8, lr=0.01, schedule={"name": "constant"})
+    until, _ = fit(shorter, data(60), tmp_path, rows=rows, valid=valid, name="shorter")
+    assert best.epoch < 6 and torch.equal(weights(model), weights(until))
+
+
+def test_early_stopping_ends_the_fold_and_says_so(tmp_path, tiny):
+    config = settings(epochs=50, batch_size=16, lr=1e-9, early_stopping=3, schedule={"name": "constant"})
+    seen = []
+    _, history = fit(config, data(32), tmp_path, on_epoch=seen.append)
+    assert len(history) == 4 and [r.is_last for r in seen] == [False, False, False, True]
+    again = []
+    fit(config, data(32), tmp_path, on_epoch=again.append)  # a killed one that had stopped does not go on
+    assert [r.epoch for r in again] == [4]
+
+
+@pytest.mark.parametrize("select", ["ema", "swa"])
+def test_averages_are_what_is_validated_and_kept(tmp_path, tiny, select):
+    config = settings(
+        epochs=4, batch_size=8, lr=0.05, select=select, swa_start=0.5, ema_decay=0.9, schedule={"name": "constant"}
+    )
+    model, history = fit(config, data(40), tmp_path)
+    outputs = predict(model, data(40).task, data(40).images, SPEC, CPU)
+    assert history[-1].score == score("macro_f1", data(40).targets.numpy(), outputs)
+    if select == "swa":
+        ends = [fit(settings(epochs=e, batch_size=8, lr=0.05, schedule={"name": "constant"}), data(40), tmp_path, name=f"e{e}")[0]
+                for e in (3, 4)]  # fmt: skip
+        assert torch.allclose(weights(model), (weights(ends[0]) + weights(ends[1])) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_out_of_memory_says_what_to_set_next(tmp_path, monkeypatch, where):
+    class Full(Tiny):
+        def forward(self, x):
+            if where == "forward":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().forward(x)
+
+    def no_room(*args, **kwargs):
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(room, "build_model", lambda settings, n_classes, mode: Full(n_classes))
+    if where == "backward":
+        monkeypatch.setattr(torch.Tensor, "backward", no_room)
+    with pytest.raises(Stopped, match=r"train\.batch_size=12 train\.accumulation=6"):
+        fit(settings(epochs=1, batch_size=24, accumulation=3), data(48), tmp_path)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, monkeypatch):
+    class Broken(Tiny):
+        def forward(self, x):
+            raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(room, "build_model", lambda settings, n_classes, mode: Broken(n_classes))
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        fit(settings(epochs=1), data(8), tmp_path)
+
+
+def test_bf16_learns_and_keeps_weights_in_full_precision(tmp_path, tiny):
+    config = settings(epochs=40, batch_size=16, lr=5e-3, schedule={"name": "constant"}, optimizer={"weight_decay": 0.0})
+    model, history = fit(config, data(32), tmp_path, precision=Precision("bf16"))
+    assert history[-1].train_loss < 0.3 * history[0].train_loss
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
 
 
 def test_other_labels_to_train_on_change_the_weights_and_not_what_is_validated(tmp_path):

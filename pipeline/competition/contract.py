@@ -56,6 +56,7 @@ class Competition:
     class_means: tuple[str, ...] = ()  # of a multi-part label: "wear, male, <30" for each class
     root: Path = Path()  # no image lies outside it
     target: Literal["class", "multilabel", "ordinal", "regression"] = "class"
+    is_excerpt: bool = False  # a few of the competition's rows, for a quick look
     separator: str = " "  # between several labels of one row
     # where a submission has a column of probabilities for each class: their names, in the sample's order
     probability_columns: tuple[str, ...] = ()

@@ -279,7 +279,7 @@ def _notes(seen: Seen) -> Iterator[Finding]:
     for kind, notes in by_kind.items():
         told = "; ".join(f"{note.where}: {note.found}" for note in notes[:6]) + ("; ..." if len(notes) > 6 else "")
         yield _finding("note", f"{kind[0].upper()}{kind[1:]}: {len(notes):,}", told, notes[0].valid, "", len(notes))
-    if n := n_unused(seen.competition):
+    if not seen.competition.is_excerpt and (n := n_unused(seen.competition)):
         told = "They lie beside the competition's images, and no row of a table names them."
         do = "Nothing is needed, if the organisers meant it so."
         yield _finding("note", f"{_n(n, 'image file')} in no table", told, do, "", n)

@@ -65,7 +65,7 @@ def train(work: Work) -> Receipt:
         receipts.remove(work.folder, "train")  # a kill from here on leaves unfinished work, which is gone on with
     folder.mkdir(parents=True, exist_ok=True)
     table = read_folds(work.resolve(fold_receipt, "folds.csv"))
-    data = _training_data(work)
+    data = training_data(work)
     identity = identity_of(fingerprint(inputs), inputs)
     runs_file = folder / "runs.json"  # a killed command's runs are gone on with, not left RUNNING beside new ones
     runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
@@ -123,7 +123,7 @@ def identity_of(settings: str, inputs: dict[str, Any]) -> dict[str, str]:
     return {"settings": settings, "folds": inputs["folds"], "images": inputs["train images"]}
 
 
-def _training_data(work: Work) -> TrainingData:
+def training_data(work: Work) -> TrainingData:
     """Every training image through the fixed preprocessing, in memory."""
     import numpy as np
     import torch

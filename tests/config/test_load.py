@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pipeline.config.load import load
 from pipeline.config.mistakes import Mistakes
 from pipeline.config.settings import ROOT, Experiment
-from pipeline.config.training import Constant
+from pipeline.config.training import Constant, Train, notes
 
 GOOD = "competition: {source: digits}\n"
 
@@ -130,8 +130,9 @@ def test_settings_are_frozen(written):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_is_valid_and_opens_with_its_story(path):
-    settings, name = load(path)
-    assert isinstance(settings, Experiment) and name == path.stem
+    if path.parent.name != "base":  # which is no experiment by itself
+        settings, name = load(path)
+        assert isinstance(settings, Experiment) and name == path.stem
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for part in ("Hypothesis:", "Command:", "Minutes:", "Score:"):
         assert any(part in line for line in head), f"{path.name} opens without its {part}"
@@ -169,3 +170,24 @@ def test_a_folder_in_place_of_a_file_is_told(tmp_path):
 def test_mean_and_std_fit_the_channels(written, images):
     [line] = mistakes_of(written(GOOD + f"images: {images}\n"))
     assert "images.mean" in line or "images.std" in line
+
+
+@pytest.mark.parametrize("base", sorted((ROOT / "experiments/base").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_base_gives_a_whole_experiment_and_what_a_file_says_wins(tmp_path, base):
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"base: {base}\ncompetition: {{source: digits}}\ntrain: {{epochs: 7}}\n")
+    settings, _ = load(file)
+    assert settings.train.epochs == 7 and settings.train.precision == "auto" and settings.augment.flip == 0.5
+
+
+def test_an_imbalance_that_is_corrected_twice_is_noted():
+    assert notes(Train()) == []
+    assert notes(Train(sampler={"name": "balanced"}, loss={"name": "focal"})) == []
+    [note] = notes(Train(class_weights={"name": "inverse"}, sampler={"name": "balanced"}))
+    assert "twice" in note and "train.sampler" in note and "train.class_weights" in note
+    [note] = notes(
+        Train(class_weights={"name": "inverse"}, sampler={"name": "balanced"}, loss={"name": "balanced_softmax"})
+    )
+    assert "three times" in note
+    [note] = notes(Train(loss={"name": "soft_f1"}))
+    assert "lost" in note
