@@ -80,6 +80,8 @@ def check_model(settings: Experiment, n_logits: int) -> list[Mistake]:
     if settings.train.compile not in ("off", *(backends := torch.compiler.list_backends())):
         found = f"found {settings.train.compile!r}{nearest(settings.train.compile, backends)}"
         mistakes.append(Mistake("train.compile", found, f"valid: off, {', '.join(backends)}", "devices"))
+    elif settings.train.compile != "off":
+        mistakes += check_compiler(settings.train.compile, settings.train.device)
     try:
         untrained = model.model_copy(update={"pretrained": False, "weights": "none"})
         bare = build_model(untrained, n_logits, spec.mode)
@@ -93,6 +95,20 @@ def check_model(settings: Experiment, n_logits: int) -> list[Mistake]:
         )
         return [*mistakes, Mistake("model", found, valid, "models")]
     return mistakes + check_optimizer(bare, settings)
+
+
+def check_compiler(backend: str, device: str) -> list[Mistake]:
+    """A backend of torch.compile that does not work on this machine; it wants a compiler of its own, most often."""
+    try:
+        place = pick_device(device)
+        torch.compile(torch.nn.Linear(2, 2).to(place), backend=backend)(torch.zeros(1, 2, device=place))
+    except Mistakes:
+        return []  # the device is told by itself
+    except Exception as error:  # each backend fails in its own way
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        found = f"{backend!r} does not work here: {type(error).__name__}: {lines[0][:200] if lines else 'no message'}"
+        return [Mistake("train.compile", found, "valid: off, or a backend whose compiler is installed", "devices")]
+    return []
 
 
 def check_optimizer(model: torch.nn.Module, settings: Experiment) -> list[Mistake]:

@@ -113,10 +113,10 @@ class TrainingProgress:
             f"loss {record.train_loss:.4f}  valid {record.valid_loss:.4f}  {self._metric} {record.score:.4f}  "
             f"lr {record.lr:.2g}  {record.images_per_s:,.0f} images/s"
         )
-        self._bars.update(self._fold, description=text, completed=100 * record.epoch)
+        self._bars.update(self._fold, description=text)
+        self.on_step(record.epoch, 100)
         if record.is_last:
-            self._done += 1
-            self._bars.update(self._run, completed=100 * self._epochs * self._done)
+            self.found(self._done + 1)
             self._bars.reset(self._fold, description="next fold")
         if record.is_last or (record.seconds > LONG_EPOCH_S and not self._console.is_terminal):
             self._console.print(f"train   {text}", markup=False)

@@ -87,16 +87,19 @@ def main(root: Path, n: int) -> None:
     seconds = time.perf_counter() - before
     moments = np.random.default_rng(0)
     kills = []
-    for i in range(n):
-        folder = root / f"killed-{i}"
+    while len(kills) < n:
+        folder = root / f"killed-{len(kills)}"
         pid = started(folder)
         at = moments.uniform(0, seconds)
         time.sleep(at)
         os.kill(pid, signal.SIGKILL)
-        killed = os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        if not os.WIFSIGNALED(os.waitpid(pid, 0)[1]):  # it was done: the machine is faster than it was before
+            shutil.rmtree(folder)
+            seconds *= 0.95
+            continue
         found = sorted(path.suffix for path in folder.iterdir()) if folder.is_dir() else []
         same = finished(folder) == expected
-        kills.append({"at": round(at, 3), "killed": killed, "found": found, "same": same})
+        kills.append({"at": round(at, 3), "found": found, "same": same})
         shutil.rmtree(folder)
     print(json.dumps({"seconds": round(seconds, 3), "n_files": len(expected), "kills": kills}))
 

@@ -111,7 +111,7 @@ def test_every_command_works(finished, line, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "yml"])
 def test_every_piece_of_settings_is_valid(text, tmp_path):
-    (tmp_path / "piece.yaml").write_text(text)
+    (tmp_path / "piece.yaml").write_text(text.replace("base: base/", f"base: {ROOT}/experiments/base/"))
     assert load(tmp_path / "piece.yaml")[1] == "piece"
 
 

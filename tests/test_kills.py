@@ -22,6 +22,5 @@ def test_thirty_kills_at_random_moments_end_in_the_same_bytes(tmp_path):
     kills = report["kills"]
     assert report["n_files"] == 3 and len(kills) == N_KILLS  # two folds and the out-of-fold table
     assert [kill for kill in kills if not kill["same"]] == []
-    assert sum(kill["killed"] for kill in kills) > N_KILLS * 0.7  # on a busy machine some come after the end
     # and they really came at different moments: before the first state, between epochs, between folds
     assert len({len(kill["found"]) for kill in kills}) >= 4

@@ -239,3 +239,24 @@ def test_imagenets_usual_mean_and_std_would_answer_otherwise():
         assert torch.allclose(
             mine.forward_features((pixels - 0.5) / 0.5), network.forward_features((pixels - 0.5) / 0.5), atol=1e-5
         )
+
+
+def test_a_compiler_that_does_not_work_is_told_before_training(monkeypatch, experiment):
+    [mistake] = check_model(experiment(model={"name": "test_resnet"}, train={"compile": "inductr"}), 2)
+    assert "did you mean 'inductor'?" in str(mistake)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    [mistake] = check_model(experiment(model={"name": "test_resnet"}, train={"compile": "inductor"}), 2)
+    assert "No working C++ compiler" in str(mistake)
+
+
+def test_optimizers_and_their_options_are_judged_before_training(experiment):
+    def told(**train) -> str:
+        return " ".join(map(str, check_model(experiment(model={"name": "test_resnet"}, train=train), 2)))
+
+    assert told(optimizer={"name": "lion"}) == "" == told(optimizer={"name": "sgd", "options": {"momentum": 0.8}})
+    assert "did you mean 'adamw'?" in told(optimizer={"name": "adamww"})
+    assert "betaz" in told(optimizer={"name": "adamw", "options": {"betaz": [0.9, 0.99]}})

@@ -85,6 +85,7 @@ def train(work: Work) -> Receipt:
         runs["cv"] = run_id
         work.tracker.params(run_id, {**settings.flat(), "precision": str(precision)})
         with TrainingProgress(n_folds * n_seeds, epochs, competition.metric) as progress:
+            progress.found(len(list(folder.glob("fold-*.safetensors"))))  # by a command that was killed
             log_epoch = _epoch_logger(work, runs, runs_file, {**work.tags("fold", inputs), **tags})
 
             def on_epoch(record: EpochRecord) -> None:
@@ -181,7 +182,7 @@ def _tell_disk(work: Work, task: Task, n_models: int, folder: Path) -> None:
     for_resuming = 2 * size * (4 if train.select in ("ema", "swa") else 3) + size * (train.select == "best")
     stay = n_models * size
     free = shutil.disk_usage(folder).free
-    say("train", f"{n_models} models of {size / 1e6:,.1f} MB will stay in {shown(folder)}, and up to "
+    say("train", f"{n_models} models of {size / 1e6:,.1f} MB will stay in {shown(work.folder)}, and up to "
         f"{for_resuming / 1e6:,.0f} MB more while one is trained")  # fmt: skip
     if stay + for_resuming > free:
         found = f"the checkpoints need about {(stay + for_resuming) / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"

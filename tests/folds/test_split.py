@@ -48,7 +48,7 @@ def test_every_row_is_validated_exactly_once_and_classes_are_shared_out(k, sizes
     assert np.ptp(table["fold"].value_counts()) <= 1
 
 
-@given(k=st.integers(2, 5), n_groups=st.integers(12, 60), n_copies=st.integers(0, 10), seed=st.integers(0, 999))
+@given(k=st.integers(2, 5), n_groups=st.integers(16, 60), n_copies=st.integers(0, 10), seed=st.integers(0, 999))
 @settings(max_examples=40, deadline=None)
 def test_no_group_and_no_set_of_copies_is_on_both_sides(k, n_groups, n_copies, seed):
     rng = np.random.default_rng(seed)
