@@ -31,7 +31,7 @@ from pipeline.images.content import MISSING
 from pipeline.images.decode import BROKEN, FORMATS, Unreadable, open_image, shrink
 from pipeline.images.facts import RECORD, SIDE, facts_of
 
-VERSION = "podium images 1"
+VERSION = "podium images 2"
 CHUNK = 128  # images between two writes: what a kill can cost
 RESERVE = 1 << 30  # bytes of disk that stay free
 Side = int | Literal["off"]
