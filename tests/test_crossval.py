@@ -122,3 +122,38 @@ def test_a_gpu_that_is_not_there_is_told(data, folds, tmp_path, monkeypatch):
     settings = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"device": "cuda:1"})})
     with pytest.raises(Mistakes, match=r"train\.device.*cuda:1"):
         cross_validate(data, folds, settings, Precision(), IDENTITY, "code", tmp_path, lambda _: None)
+
+
+def test_seeds_are_models_of_their_own_and_each_row_is_their_mean(data, folds, tmp_path):
+    settings = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"seeds": (3, 4)})})
+    both = cross_validate(data, folds, settings, Precision(), IDENTITY, "code", tmp_path / "both", lambda _: None)
+    assert [path.stem for path in both.checkpoints] == [f"fold-{k}-seed-{s}" for s in (3, 4) for k in range(3)]
+    singles = []
+    for seed in (3, 4):
+        one = SETTINGS.model_copy(update={"train": SETTINGS.train.model_copy(update={"seeds": (seed,)})})
+        folder = tmp_path / f"{seed}"
+        singles.append(cross_validate(data, folds, one, Precision(), IDENTITY, "code", folder, lambda _: None))
+    mean = (singles[0].oof.filter(like="p_") + singles[1].oof.filter(like="p_")) / 2
+    assert np.allclose(both.oof.filter(like="p_"), mean, atol=1e-7)
+    assert both.fold_scores == singles[0].fold_scores + singles[1].fold_scores
+
+
+@pytest.mark.parametrize("select", ["best", "ema", "swa"])
+def test_out_of_fold_outputs_are_those_of_the_kept_weights_to_the_bit(data, folds, tmp_path, select):
+    train = SETTINGS.train.model_copy(update={"select": select, "epochs": 4})
+    settings = SETTINGS.model_copy(update={"train": train})
+    result = cross_validate(data, folds, settings, Precision(), IDENTITY, "code", tmp_path, lambda _: None)
+    fold_of = folds.set_index("image_id")["fold"]
+    for fold, path in enumerate(result.checkpoints):
+        model, info = load_checkpoint(path, torch.device("cpu"))
+        valid = np.flatnonzero(fold_of[data.image_ids].to_numpy() == fold)
+        of_fold = predict(model, info.task, data.images[valid], info.preprocessing, torch.device("cpu"))
+        assert np.array_equal(result.oof.filter(like="p_").to_numpy()[valid], of_fold)
+    assert (result.optimism is None) == (select != "best")
+    assert not list(tmp_path.glob("*.state*"))  # the budget: what is left is one checkpoint a model
+
+
+def test_a_run_in_another_precision_is_refused(finished, data, folds):
+    _, folder = finished
+    with pytest.raises(Mistakes, match=r"fold-0\.safetensors.*other precision"):
+        cross_validate(data, folds, SETTINGS, Precision("bf16"), IDENTITY, "code", folder, lambda _: None)
