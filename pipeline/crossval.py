@@ -136,8 +136,8 @@ def cross_validate(
 def keep_freed_memory() -> None:
     """Tells glibc to keep what is freed for the next batch, which is of the same size.
 
-    Else every tensor above 128 KB is a map of its own that the system fills with zeros, page by page, every step: 4 % of
-    a small network's CPU time. Where there is no glibc, nothing happens.
+    Else every tensor above 128 KB is a map of its own, which the system fills with zeros, page by page: 4 %
+    of a small network's CPU time. Where there is no glibc, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt:
