@@ -251,3 +251,17 @@ def test_the_written_submission_passes_its_own_checks(first):
     checkout, _ = first
     competition = read(DigitsCompetition(source="digits", root=str(checkout.root / "data/digits")))
     assert check_submission(checkout.runs / "digits/submission.csv", competition) == []
+
+
+def test_quick_looks_leave_nothing_that_a_later_stage_would_take(finished):
+    def receipts_of(name: str) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in (finished.runs / name).glob("*.json")}
+
+    before = receipts_of("digits")
+    out, _ = finished.main("overfit", EXPERIMENT)
+    assert "learnt after" in out
+    _, told = finished.main("overfit", EXPERIMENT, "train.lr=1e-9", expect=1)
+    assert "was not learnt in" in told and "train.lr" in told
+    out, _ = finished.main("smoke", EXPERIMENT)
+    assert "the whole chain runs" in out and "32 test images predicted" in out
+    assert receipts_of("digits") == before and "train.json" in receipts_of("digits-smoke")
