@@ -18,7 +18,7 @@ Channels = Annotated[tuple[Number, ...], Field(strict=False, min_length=1, max_l
 Strings = Annotated[tuple[Text, ...], Field(strict=False, min_length=2)]
 OneOrMore = Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
 Bounds = Annotated[tuple[Number, ...], Field(strict=False)]  # ascending; n of them make n + 1 bins
-STORE_SIDES = (128, 256, 384, 512, 768, 1024, 1536, 2048)  # what `images.store: auto` chooses from
+STORE_SIDES = (128, 192, 256, 320, 384, 512, 768, 1024, 1536, 2048)  # what `images.store: auto` chooses from
 
 
 class Settings(BaseModel):
@@ -171,8 +171,8 @@ class Images(Settings):
     mean: Channels | Literal["model"] = "model"  # per channel, on pixels in 0..1
     std: Channels | Literal["model"] = "model"
     # The short side of the decoded images that are kept under mlruns/cache/, so that each file is decoded once; smaller
-    # images keep their size. auto: the first of 128, 256, 384, ... that neither the
-    # model's preprocessing nor a random crop of usual size would have to enlarge.
+    # images keep their size. auto: the first of 128, 192, 256, 320, 384, ... that neither the model's preprocessing nor
+    # a random crop of usual size would have to enlarge.
     # off: every stage decodes the files.
     store: Annotated[int, Field(ge=32, le=4096)] | Literal["auto", "off"] = "auto"
 

@@ -69,7 +69,7 @@ def open_image(path: str, side: int = 0) -> tuple[Image.Image, FileFacts]:
                 share = min(1.0, DCT_GAP * side / min(width, height))
                 image.draft(None, (max(1, int(width * share)), max(1, int(height * share))))
             image.load()  # decodes: a truncated file fails here, not in epoch 7
-            upright = ImageOps.exif_transpose(image)
+            upright = image if orientation == 1 else ImageOps.exif_transpose(image)  # which copies
         pixels, bits, has_alpha = _eight_bits(upright)
     except BROKEN as error:
         reason = str(error).splitlines()[0][:120] if str(error) else "no reason given"
@@ -93,22 +93,24 @@ def _eight_bits(image: Image.Image) -> tuple[Image.Image, int, bool]:
             white = Image.new("RGBA", clear.size, "white")
             return Image.alpha_composite(white, clear).convert("RGB"), 8, True
         return clear.convert("L" if image.mode in ("LA", "La", "L") else "RGB"), 8, False
-    return image.convert("L" if image.mode in ("L", "1") else "RGB"), 8, False
+    kept = "L" if image.mode in ("L", "1") else "RGB"
+    return (image if image.mode == kept else image.convert(kept)), 8, False
 
 
-def shrink(image: Image.Image, side: int) -> Image.Image:
-    """Short side at most `side`, by the roundings of `resize_and_crop`; never enlarged.
+def shrink(image: Image.Image, side: int) -> np.ndarray:
+    """(h, w, 1 or 3) uint8: short side at most `side`, by the roundings of `resize_and_crop`; never enlarged."""
+    pixels = np.array(image).reshape(image.height, image.width, -1)
+    return pixels if min(image.size) <= side else _resample(pixels, _short_to(image.size, side), "bicubic")
+
+
+def _resample(pixels: np.ndarray, size: tuple[int, int], interpolation: str) -> np.ndarray:
+    """(h, w, C) uint8 to (height, width, C) of `size`, bilinear or bicubic.
 
     torch's resampling of bytes is Pillow's to one grey level, in a quarter of its time.
     """
-    if min(image.size) <= side:
-        return image
-    width, height = _short_to(image.size, side)
-    pixels = np.array(image).reshape(1, image.height, image.width, -1)
-    planes = torch.from_numpy(pixels).permute(0, 3, 1, 2)  # a view: channels last, which is the fast way
-    small = F.interpolate(planes, size=(height, width), mode="bicubic", antialias=True)
-    return Image.fromarray(small[0].permute(1, 2, 0).numpy().squeeze(2) if image.mode == "L" else
-                           small[0].permute(1, 2, 0).contiguous().numpy())  # fmt: skip
+    planes = torch.from_numpy(pixels)[None].permute(0, 3, 1, 2)  # a view: channels last, which is the fast way
+    resized = F.interpolate(planes, size=size[::-1], mode=interpolation, antialias=True)
+    return resized[0].permute(1, 2, 0).contiguous().numpy()
 
 
 def enlarge(image: Image.Image, spec: Preprocessing) -> Image.Image:
@@ -126,9 +128,32 @@ def resize_and_crop(image: Image.Image, spec: Preprocessing) -> np.ndarray:
     size = _short_to(image.size, int(spec.px / spec.crop))
     if size != image.size:
         image = image.resize(size, RESAMPLING[spec.interpolation])
-    left, top = round((size[0] - spec.px) / 2), round((size[1] - spec.px) / 2)
+    left, top = _middle(size, spec.px)
     square = image.crop((left, top, left + spec.px, top + spec.px)).convert(spec.mode)
     return np.asarray(square).reshape(spec.px, spec.px, -1)
+
+
+def resize_and_crop_fast(pixels: np.ndarray, spec: Preprocessing) -> np.ndarray:
+    """The same of (h, w, 1 or 3) uint8, to one grey level; for pixels that were resampled once already."""
+    if spec.interpolation not in ("bilinear", "bicubic"):
+        return resize_and_crop(as_image(pixels), spec)
+    size = _short_to((pixels.shape[1], pixels.shape[0]), int(spec.px / spec.crop))
+    if size != (pixels.shape[1], pixels.shape[0]):
+        pixels = _resample(np.array(pixels), size, spec.interpolation)  # torch wants what it could write to
+    left, top = _middle(size, spec.px)
+    square = pixels[top : top + spec.px, left : left + spec.px]
+    if square.shape[2] == len(spec.mode):
+        return square
+    return np.asarray(as_image(square).convert(spec.mode)).reshape(spec.px, spec.px, -1)
+
+
+def as_image(pixels: np.ndarray) -> Image.Image:
+    """(h, w, 1 or 3) uint8 as an image of mode L or RGB."""
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _middle(size: tuple[int, int], px: int) -> tuple[int, int]:
+    return round((size[0] - px) / 2), round((size[1] - px) / 2)
 
 
 def _short_to(size: tuple[int, int], short: int) -> tuple[int, int]:

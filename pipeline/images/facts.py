@@ -1,6 +1,6 @@
 """What is learned of an image in the one pass that decodes it: enough for the whole first look, and 1.3 KB of it.
 
-In: the decoded image at the store's size. Out: one record of `RECORD`. Everything is computed from the reduced image,
+In: the pixels at the store's size. Out: one record of `RECORD`. Everything is computed from the reduced image,
 so that a photograph of 20 megapixels costs no more than its decoding.
 """
 
@@ -39,35 +39,39 @@ RECORD = np.dtype(
 )
 
 
-def facts_of(image: Image.Image, pixels: np.ndarray, file: FileFacts) -> np.ndarray:
-    """() record of `RECORD`, without content, offset and stored.
-
-    image: mode L or RGB, at the store's size. pixels: the same as a contiguous array.
-    """
+def facts_of(pixels: np.ndarray, file: FileFacts) -> np.ndarray:
+    """() record of `RECORD`, without content, offset and stored. pixels: (h, w, 1 or 3) uint8, at the store's size."""
     record: Any = np.zeros((), RECORD)
     for name in ("width", "height", "mode", "format", "orientation", "frames", "bits", "has_alpha"):
         record[name] = getattr(file, name)
     digest = hashlib.sha256(f"{file.width} {file.height} ".encode())
     digest.update(pixels.data)
     record["pixels"] = digest.hexdigest()[:32]
-    if min(image.size) > SIDE:
-        image = image.reduce(min(image.size) // SIDE)
-        pixels = np.asarray(image)
-    luma = image.convert("L")
-    mean, deviation = cv2.meanStdDev(np.asarray(luma))
+    if (block := min(pixels.shape[:2]) // SIDE) > 1:
+        pixels = _shrunk(pixels, (pixels.shape[1] // block, pixels.shape[0] // block))
+    luma = pixels if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    mean, deviation = cv2.meanStdDev(luma)
     record["brightness"], record["contrast"] = float(mean[0, 0]) / 255, float(deviation[0, 0]) / 255
     mean, deviation = (values[:, 0] / 255 for values in cv2.meanStdDev(pixels))
-    record["mean"], record["sq"] = mean, deviation**2 + mean**2  # one grey channel stands for three
+    record["mean"], record["sq"] = mean, deviation**2 + mean**2
     record["blur"] = _laplacian_variance(luma)
-    record["thumb"] = np.asarray(luma.resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0))
-    record["colour"] = np.asarray(image.resize((4, 4), Image.Resampling.BOX).convert("RGB"))
+    # Lanczos as perceptual hashes are defined on it
+    thumb = Image.fromarray(luma.reshape(luma.shape[:2])).resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    record["thumb"] = np.asarray(thumb)
+    half = _shrunk(pixels, (max(pixels.shape[1] // 2, 1), max(pixels.shape[0] // 2, 1)))  # fast, and the rest is less
+    record["colour"] = _shrunk(half, (4, 4)).reshape(4, 4, -1)  # one grey channel stands for three
     return record
 
 
-def _laplacian_variance(luma: Image.Image) -> float:
-    if min(luma.size) < 3:
+def _shrunk(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # means of areas; linear where it enlarges
+
+
+def _laplacian_variance(luma: np.ndarray) -> float:
+    height, width = luma.shape[:2]
+    if min(height, width) < 3:
         return 0.0
-    if min(luma.size) >= SIDE:
-        luma = luma.reduce(2)  # noise of single pixels is no sharpness
-    laplacian = cv2.Laplacian(np.asarray(luma), cv2.CV_16S, ksize=1)[1:-1, 1:-1]
+    if min(height, width) >= SIDE:
+        luma = _shrunk(luma, (width // 2, height // 2))  # noise of single pixels is no sharpness
+    laplacian = cv2.Laplacian(luma, cv2.CV_16S, ksize=1)[1:-1, 1:-1]
     return float(cv2.meanStdDev(laplacian)[1][0, 0] ** 2 / 255**2)

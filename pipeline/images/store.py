@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,10 +31,12 @@ from pipeline.images.content import MISSING
 from pipeline.images.decode import BROKEN, FORMATS, Unreadable, open_image, shrink
 from pipeline.images.facts import RECORD, SIDE, facts_of
 
-VERSION = "podium images 2"
+VERSION = "podium images 3"
 CHUNK = 128  # images between two writes: what a kill can cost
+TASK = 8  # images that a thread takes at once
 RESERVE = 1 << 30  # bytes of disk that stay free
 Side = int | Literal["off"]
+Decoded = tuple[np.ndarray, np.ndarray]  # an image's record and pixels
 
 
 def side_for(setting: int | Literal["auto", "off"], spec: Preprocessing, crop_area: float = 1.0) -> Side:
@@ -102,6 +104,11 @@ class Store:
         start = int(record["offset"])
         return self._map[start : start + shape[0] * shape[1] * shape[2]].reshape(shape)
 
+    def is_reduced(self, content: str) -> bool:
+        """Whether the file has more pixels than the store keeps of it."""
+        record = self._records[self._row_of[content.encode()]]
+        return int(record["stored"][0]) < int(record["height"])
+
     def build(self, rows: Sequence[Row], hashes: Sequence[str], advance: Callable[[int], None]) -> list[Mistake]:
         """Decodes what is missing and returns a `Mistake` for each file that is no whole image.
 
@@ -117,36 +124,38 @@ class Store:
             mistakes: list[Mistake] = []
             with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter lock
                 chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
-                under_way = pool.map(lambda i: self._decode(rows[i], hashes[i]), chunks[0] if chunks else [])
-                for chunk, following in zip(chunks, [*chunks[1:], []], strict=False):
-                    done = list(under_way)
-                    under_way = pool.map(
-                        lambda i: self._decode(rows[i], hashes[i]), following
-                    )  # while this one is written
+
+                def start(chunk: list[int]) -> Iterator[list[Decoded | Mistake]]:
+                    parts = [chunk[i : i + TASK] for i in range(0, len(chunk), TASK)]
+                    return pool.map(lambda part: [self._decode(rows[i], hashes[i]) for i in part], parts)
+
+                under_way = start(chunks[0]) if chunks else iter([])
+                for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
+                    done = [result for part in under_way for result in part]
+                    under_way = start(following)  # while this one is written
                     mistakes += [result for result in done if isinstance(result, Mistake)]
                     self._append([result for result in done if not isinstance(result, Mistake)])
                     advance(len(chunk))
             self._read()
         return mistakes
 
-    def _decode(self, row: Row, content: str) -> tuple[np.ndarray, np.ndarray] | Mistake:
+    def _decode(self, row: Row, content: str) -> Decoded | Mistake:
         """(record, pixels), or why there are none."""
         side = SIDE if self.side == "off" else self.side
         try:
             image, file = open_image(row["path"], side)
-            small = shrink(image, side)
-            array = np.ascontiguousarray(small)
-            record = facts_of(small, array, file)
+            array = shrink(image, side)
+            record = facts_of(array, file)
         except (Unreadable, *BROKEN) as error:
             return unreadable(row, error)
         pixels = np.zeros(0, np.uint8)
         if self.side != "off":
-            record["stored"] = (*array.shape[:2], 1 if array.ndim == 2 else 3)
+            record["stored"] = array.shape
             pixels = array.reshape(-1)
         record["content"] = content
         return record, pixels
 
-    def _append(self, done: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    def _append(self, done: list[Decoded]) -> None:
         if not done:
             return
         with self._pixels_path.open("ab") as file:
