@@ -1,7 +1,9 @@
 """The loop: what happens to the weights, judged by hand-worked cases, by torch's autograd and by itself twice."""
 
 import dataclasses
+import functools
 import math
+import shutil
 import sys
 from pathlib import Path
 
@@ -486,6 +488,50 @@ def test_bf16_learns_and_keeps_weights_in_full_precision(tmp_path, tiny):
     model, history = fit(config, data(32), tmp_path, precision=Precision("bf16"))
     assert history[-1].train_loss < 0.3 * history[0].train_loss
     assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_fp16_with_its_scaler_comes_near_full_precision(tmp_path, tiny):
+    config, rows = settings(epochs=12, batch_size=8, lr=3e-3), data(32)
+    full, _ = fit(config, rows, tmp_path, name="full")
+    model, history = fit(config, rows, tmp_path, name="half", precision=Precision("fp16"))
+    assert history[-1].train_loss < 0.6 * history[0].train_loss and {p.dtype for p in model.parameters()} == {
+        torch.float32
+    }
+    apart = (weights(model) - weights(full)).abs().mean() / weights(full).abs().mean()
+    assert 0 < apart < 0.1  # other arithmetic, the same training
+
+
+def test_a_killed_fp16_run_goes_on_with_the_scale_it_had(tmp_path, tiny, monkeypatch):
+    # a scale that overflows every few steps, so that which steps are left out depends on what it was
+    jumpy = functools.partial(torch.amp.GradScaler, init_scale=2.0**20, growth_interval=3)
+    monkeypatch.setattr(torch.amp, "GradScaler", jumpy)
+    config, half = settings(epochs=4, batch_size=8), Precision("fp16")
+    whole, _ = fit(config, data(32), tmp_path, name="whole", precision=half)
+
+    def killed(record):
+        if record.epoch == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data(32), tmp_path, name="cut", on_epoch=killed, precision=half)
+    again, _ = fit(config, data(32), tmp_path, name="cut", precision=half)
+    assert torch.equal(weights(again), weights(whole))
+
+
+def test_a_compiled_model_trains_to_the_same_weights(tmp_path, tiny):
+    """`aot_eager`: dynamo and autograd's own tracing, all of torch.compile but the code generation."""
+    plain, _ = fit(settings(epochs=3, batch_size=8), data(32), tmp_path, name="plain")
+    compiled, _ = fit(settings(epochs=3, batch_size=8, compile="aot_eager"), data(32), tmp_path, name="compiled")
+    torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-4, atol=1e-6)
+    assert list(compiled.state_dict()) == list(plain.state_dict())  # a checkpoint has no names of the compiler's
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile's own backend needs a C++ compiler")
+def test_inductor_trains_to_the_same_weights(tmp_path, tiny, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    plain, _ = fit(settings(epochs=2, batch_size=8), data(16), tmp_path, name="plain")
+    compiled, _ = fit(settings(epochs=2, batch_size=8, compile="inductor"), data(16), tmp_path, name="compiled")
+    torch.testing.assert_close(weights(compiled), weights(plain), rtol=1e-3, atol=1e-5)
 
 
 def test_other_labels_to_train_on_change_the_weights_and_not_what_is_validated(tmp_path):
