@@ -21,7 +21,7 @@ from pipeline.model import build_model, head_parameters
 from pipeline.optim import build_optimizer
 from pipeline.records import EpochRecord
 from pipeline.resume import ResumeState
-from pipeline.tracking import Tracker
+from pipeline.tracking.runs import Tracker
 
 
 def median_ms(call) -> float:

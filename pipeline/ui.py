@@ -10,7 +10,7 @@ import urllib.request
 
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.config.settings import ROOT
-from pipeline.tracking import ARTIFACTS, LOCAL_STORE, Tracker
+from pipeline.tracking.runs import ARTIFACTS, LOCAL_STORE, Tracker
 
 HOST = "127.0.0.1"
 START_LIMIT_S = 180

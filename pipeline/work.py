@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.config.data import Preprocessing
     from pipeline.images.store import Store
     from pipeline.task import Task
-    from pipeline.tracking import Tracker
+    from pipeline.tracking.runs import Tracker
 
 _DATA = ("competition", "images")
 ROOMS = {  # whose code a stage's result comes from
@@ -169,7 +169,7 @@ class Work:
 
     @cached_property
     def tracker(self) -> Tracker:
-        from pipeline.tracking import Tracker
+        from pipeline.tracking.runs import Tracker
 
         return Tracker(self.settings.competition.name)
 
@@ -244,7 +244,7 @@ class Work:
         path = self.folder / made["path"]
         remedy = f"valid: the file that `make {receipt.verb}` made; move yours away, or make {receipt.verb} FORCE=1"
         if not path.is_file() and receipt.run_id:
-            from pipeline.tracking import fetch
+            from pipeline.tracking.runs import fetch
 
             path.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from pipeline import tracking
+from pipeline.tracking import runs as tracking
 
 START = """
 import sys
 from pathlib import Path
-from pipeline import tracking
+from pipeline.tracking import runs as tracking
 root = Path(sys.argv[1])
 tracking.RUNS = root
 tracking.LOCAL_STORE = f"sqlite:///{root / 'mlflow.db'}"

@@ -1,4 +1,4 @@
-"""MLflow, and the only place that imports it.
+"""The runs of one MLflow experiment.
 
 In: what a stage did. Out: runs in the experiment named after the competition, in `mlruns/mlflow.db` with artifacts
 under `mlruns/artifacts/`, or on the server that the environment's MLFLOW_TRACKING_URI names. Tracking never stops
@@ -15,13 +15,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # nothing leaves this machine unasked; read when mlflow is imported
-os.environ["DO_NOT_TRACK"] = "true"
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "1")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # MLflow's own 7 back off for minutes, in silence
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 import mlflow
 from mlflow.entities import Metric, Param, RunTag
