@@ -28,7 +28,7 @@ class Receipt:
     figures: dict[str, Any]
     code: dict[str, str]  # file -> hash, of the rooms that this stage's results come from
     code_version: str
-    run_id: str = ""  # empty where the tracker could not be reached
+    run_id: str = ""  # MLflow's, or one of ours where that could not be reached (tracking/outbox.py)
     made_at: str = ""
     wall_s: float = 0.0
     settings: dict[str, Any] = field(default_factory=dict)  # all resolved settings, those without influence too

@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from pipeline import receipts
 from pipeline.competition.contract import WHERE, Competition, Row
 from pipeline.competition.labels import check_label_bounds, part_values
@@ -200,6 +202,7 @@ class Work:
         receipt = receipts.read(self.folder, verb)
         if receipt is None:
             return None
+        fetchable = fetchable and bool(self._in_mlflow(receipt))
         why = receipts.changes(receipt, inputs, self.folder, fetchable)
         if self.force and verb == self.target:
             why = why or ["made again, as asked"]
@@ -230,7 +233,7 @@ class Work:
             figures=figures,
             code=receipts.code_hashes(ROOMS[verb]),
             code_version=receipts.code_version(),
-            run_id="" if self.tracker.failure else run_id,
+            run_id=run_id,
             made_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             wall_s=round(time.perf_counter() - started, 1),
             settings=self.settings.flat(),
@@ -243,7 +246,7 @@ class Work:
         made = receipt.artifacts[name]
         path = self.folder / made["path"]
         remedy = f"valid: the file that `make {receipt.verb}` made; move yours away, or make {receipt.verb} FORCE=1"
-        if not path.is_file() and receipt.run_id:
+        if not path.is_file() and self._in_mlflow(receipt):
             from pipeline.tracking.runs import fetch
 
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,6 +260,12 @@ class Work:
             found = f"is not the file that the {receipt.verb} stage recorded (hash {made['sha256'][:16]})"
             raise Mistakes([Mistake(shown(path), found, remedy, "foreign artifacts")])
         return path
+
+    def _in_mlflow(self, receipt: Receipt) -> str:
+        """MLflow's id of the run behind a receipt; empty while what it holds is still kept here."""
+        from pipeline.tracking.outbox import real_id
+
+        return real_id(receipt.run_id, RUNS / "outbox")
 
     def tags(self, stage: str, inputs: dict[str, Any]) -> dict[str, str]:
         """What every run is tagged with. fingerprint: of what it depended on; resolved_settings: of all settings."""
@@ -277,7 +286,7 @@ class Work:
         resume: the run of an earlier command that was killed in this block.
         """
         run_id = self.tracker.start(name, {**self.tags(stage, inputs), **tags}, resume=resume)
-        self.tracker.settings(run_id, self.settings.model_dump(mode="json"))
+        self.tracker.text(run_id, yaml.safe_dump(self.settings.model_dump(mode="json")), "settings.yaml")
         try:
             yield run_id
         except BaseException as error:  # Ctrl-C and SIGTERM too; it goes on upwards

@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "score": {"config", "competition", "metrics"},
     "report": {"atomic"},
     "progress": {"records"},  # the type of a record, nothing that runs
-    "tracking": {"config"},
+    "tracking": {"config", "atomic"},
     "receipts": {"config", "atomic"},
     "ui": {"config", "tracking"},
     "fixes": {"config", "atomic"},

@@ -223,7 +223,6 @@ def _epoch_logger(
             of_model = {"fold": str(record.fold), "seed": str(record.seed)}
             runs[key] = work.tracker.start(key, {**tags, **of_model}, parent=runs["cv"])
             work.tracker.params(runs[key], work.settings.flat("model", "train"))
-            work.tracker.settings(runs[key], work.settings.model_dump(mode="json"))
             with atomic(runs_file) as temporary:
                 temporary.write_text(json.dumps(runs))
         values = asdict(record)

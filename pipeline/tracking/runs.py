@@ -2,8 +2,8 @@
 
 In: what a stage did. Out: runs in the experiment named after the competition, in `mlruns/mlflow.db` with artifacts
 under `mlruns/artifacts/`, or on the server that the environment's MLFLOW_TRACKING_URI names. Tracking never stops
-training: the first call that fails is told once, and the run goes on without; all that training makes is in
-`mlruns/NAME/` already.
+training: what fails is told once, and from then on every call of this command is kept under `mlruns/outbox/`, from
+where the next command sends it, or `make sync`.
 """
 
 import fcntl
@@ -11,15 +11,17 @@ import logging
 import os
 import re
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
 
 from pipeline.config.settings import RUNS
+from pipeline.tracking.alive import OpenRuns
+from pipeline.tracking.calls import Refused, first_line, now_ms, send
+from pipeline.tracking.outbox import OURS, Outbox, new_id, real_id
 
 LOCAL_STORE = f"sqlite:///{RUNS / 'mlflow.db'}"  # absolute: a relative one makes a second store in every folder
 ARTIFACTS = RUNS / "artifacts"
@@ -33,116 +35,193 @@ class Tracker:
     """The runs of one experiment. Every method survives a tracking failure and says so once."""
 
     def __init__(self, experiment: str):
-        self.failure = ""  # why tracking stopped; empty while it works
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI", "") or LOCAL_STORE
+        self.failure = ""  # why calls are kept instead of made; empty while tracking works
+        self.uri = store_uri()
         self._experiment = experiment
         self._client: Any = None
-        self._open: list[str] = []
         self.experiment_id = ""
-        self._survive(self._connect)
+        self._told: set[str] = set()
+        self.n_sent = 0  # kept calls of earlier commands that this one sent
+        self._outbox = Outbox(RUNS / "outbox", experiment)
+        self._open = OpenRuns(RUNS / ".open", self.uri)
+        try:
+            self._connect()
+            self._send_kept()
+            self._open.close_orphans(self._close)
+        except Exception as error:  # whatever it is, hours of training are worth more
+            self._stop(error)
 
     def _connect(self) -> None:
-        if self.uri == LOCAL_STORE:
-            RUNS.mkdir(exist_ok=True)
-            with (RUNS / ".mlflow.lock").open("w") as lock:
-                # Two processes that create the schema at once ruin the store for good, so one does and the others wait.
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._client = mlflow.MlflowClient(self.uri)
-                self.experiment_id = self._find_or_create(str(ARTIFACTS / self._experiment))
-        else:
+        RUNS.mkdir(exist_ok=True)
+        with (RUNS / ".mlflow.lock").open("w") as lock:
+            # Two processes that create the schema at once ruin the store for good, so one does and the others wait.
+            fcntl.flock(lock, fcntl.LOCK_EX)
             self._client = mlflow.MlflowClient(self.uri)
-            self.experiment_id = self._find_or_create(None)
+            own = str(ARTIFACTS / self._experiment) if self.uri == LOCAL_STORE else None  # else the server's affair
+            self.experiment_id = self._find_or_create(own)
 
     def _find_or_create(self, artifact_location: str | None) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
-        if found:
-            if found.lifecycle_stage != "active":  # deleted in the UI: its name is taken all the same
-                self._client.restore_experiment(found.experiment_id)
-                print(
-                    f"MLflow experiment {self._experiment} was deleted; it is restored to take new runs",
-                    file=sys.stderr,
-                )
-            return found.experiment_id
-        return self._client.create_experiment(self._experiment, artifact_location)
+        if not found:
+            return self._client.create_experiment(self._experiment, artifact_location)
+        if found.lifecycle_stage != "active":  # deleted in the UI: its name is taken all the same
+            self._client.restore_experiment(found.experiment_id)
+            self._say(f"MLflow experiment {self._experiment} was deleted; it is restored to take new runs")
+        return found.experiment_id
 
-    def start(self, name: str, tags: dict[str, str], parent: str = "", resume: str = "") -> str:
-        """Opens a run and returns its id, empty if tracking failed. resume: a killed command's run to go on with."""
+    def _close(self, run_id: str) -> None:
+        """Of a command that was killed; where it is gone on with, it is opened again."""
+        if real := real_id(run_id, self._outbox.root):
+            with suppress(Refused):  # deleted meanwhile
+                send(self._client, self.experiment_id, _end(real, "KILLED"))
 
-        def call() -> str:
-            if resume:
-                self._client.update_run(resume, status="RUNNING", name=name)
-                return resume
-            all_tags = {**tags, **({"mlflow.parentRunId": parent} if parent else {})}
-            return self._client.create_run(self.experiment_id, tags=all_tags, run_name=name).info.run_id
+    def _send_kept(self) -> None:
+        def make(call: dict[str, Any]) -> None:
+            try:
+                made = send(self._client, self.experiment_id, self._outbox.translated(call), again=True)
+            except Refused as error:
+                self._refused(call, error)
+                return
+            if made:
+                self._outbox.named(call["id"], made)
 
-        run_id = self._survive(call) or ""
-        self._open += [run_id] if run_id else []
-        return run_id
+        if self._outbox.journals():
+            self.n_sent = self._outbox.send(make)
+            if self.n_sent:
+                self._say(f"{self.n_sent} calls to MLflow that an earlier command kept are sent now")
+
+    def start(self, name: str, tags: Mapping[str, str], parent: str = "", resume: str = "") -> str:
+        """Opens a run and returns its id: MLflow's, or one of ours until it is sent.
+
+        resume: a killed command's run to go on with.
+        """
+        if resume:
+            self._call({"call": "resume", "run": resume, "name": name})
+            self._open.begin(resume)
+            return resume
+        ours = new_id()
+        made = self._call({"call": "start", "id": ours, "name": name, "tags": dict(tags), "parent": parent,
+                           "time": now_ms()})  # fmt: skip
+        self._open.begin(made or ours)
+        return made or ours
 
     def open_runs(self) -> list[str]:
         """Started here and not ended yet, the youngest first."""
-        return self._open[::-1]
+        return self._open.ids[::-1]
 
     def exists(self, run_id: str) -> bool:
-        """Whether the store holds the run; it may have been deleted or exchanged since the run was noted."""
+        """Whether the run is there to go on with; it may have been deleted since it was noted."""
+        real = real_id(run_id, self._outbox.root)
+        if not run_id or self.failure or not real:
+            return bool(run_id)  # nobody can say, so what was noted holds
+        try:
+            return self._client.get_run(real).info.lifecycle_stage == "active"
+        except mlflow.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                self._stop(error)
+            return bool(self.failure)
 
-        def call() -> bool:
-            try:
-                return self._client.get_run(run_id).info.lifecycle_stage == "active"
-            except mlflow.MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-                return False
+    def let_go(self) -> None:
+        """As the end of the command does: open runs and kept calls are the next one's."""
+        self._open.let_go()
+        self._outbox.let_go()
 
-        return bool(self._survive(call, run_id))
-
-    def params(self, run_id: str, params: dict[str, Any]) -> None:
+    def params(self, run_id: str, params: Mapping[str, Any]) -> None:
         """Once a run; values longer than MLflow's columns show are clipped (the whole settings are an artifact)."""
-        legal: dict[str, str] = {}
-        for key, value in params.items():  # a setting's key may hold what MLflow's names may not (`match.mask*`)
-            name = ILLEGAL.sub("_", key)
-            legal[name if name not in legal else f"{name}.{len(legal)}"] = str(value)[:PARAM_LENGTH]
-        entities = [Param(key, value) for key, value in legal.items()]
-        self._survive(lambda: self._client.log_batch(run_id, params=entities), run_id)
+        self._call({"call": "params", "run": run_id, "params": _legal(params, lambda v: str(v)[:PARAM_LENGTH])})
 
-    def metrics(self, run_id: str, metrics: dict[str, float], step: int = 0) -> None:
+    def metrics(self, run_id: str, metrics: Mapping[str, float], step: int = 0) -> None:
         """All metrics of one step in one call: the call costs 10 ms, whatever it carries."""
-        now = int(time.time() * 1000)
-        entities = [Metric(key, value, now, step) for key, value in metrics.items()]
-        self._survive(lambda: self._client.log_batch(run_id, metrics=entities), run_id)
+        self._call({"call": "metrics", "run": run_id, "metrics": _legal(metrics, float), "step": step,
+                    "time": now_ms()})  # fmt: skip
 
-    def tags(self, run_id: str, tags: dict[str, Any]) -> None:
-        entities = [RunTag(key, str(value)) for key, value in tags.items()]
-        self._survive(lambda: self._client.log_batch(run_id, tags=entities), run_id)
+    def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        self._call({"call": "tags", "run": run_id, "tags": _legal(tags, str)})
 
-    def artifact(self, run_id: str, path: Path) -> None:
-        self._survive(lambda: self._client.log_artifact(run_id, str(path)), run_id)
+    def describe(self, run_id: str, markdown: str) -> None:
+        """What the run's page says first."""
+        self._call({"call": "tags", "run": run_id, "tags": {"mlflow.note.content": markdown}})
 
-    def settings(self, run_id: str, settings: dict[str, Any]) -> None:
-        """The resolved settings, whole, as `settings.yaml`."""
-        self._survive(lambda: self._client.log_dict(run_id, settings, "settings.yaml"), run_id)
+    def artifact(self, run_id: str, path: Path, folder: str = "") -> None:
+        """folder: the run's, `` for its top."""
+        self._call({"call": "artifact", "run": run_id, "file": str(path.absolute()), "folder": folder})
+
+    def text(self, run_id: str, text: str, name: str) -> None:
+        """`text` as the artifact `name`."""
+        self._call({"call": "text", "run": run_id, "text": text, "name": name})
+
+    def inputs(self, run_id: str, datasets: Sequence[Mapping[str, str]]) -> None:
+        """What the run read; each with name, digest, source, profile (a JSON text) and context."""
+        self._call({"call": "inputs", "run": run_id, "datasets": [dict(dataset) for dataset in datasets]})
+
+    def model(
+        self, run_id: str, name: str, params: Mapping[str, Any], metrics: Mapping[str, float], step: int,
+        tags: Mapping[str, str],
+    ) -> None:  # fmt: skip
+        """A checkpoint for the Models view, which ranks by `metrics`."""
+        self._call({"call": "model", "id": new_id(), "run": run_id, "name": name, "params": _legal(params, str),
+                    "metrics": _legal(metrics, float), "step": step, "tags": dict(tags), "time": now_ms()})  # fmt: skip
 
     def rename(self, run_id: str, name: str) -> None:
-        self._survive(lambda: self._client.update_run(run_id, name=name), run_id)
+        self._call({"call": "rename", "run": run_id, "name": name})
 
     def end(self, run_id: str, status: str = "FINISHED") -> None:
         """status: FINISHED, FAILED or KILLED."""
-        if run_id in self._open:
-            self._open.remove(run_id)
-        self._survive(lambda: self._client.set_terminated(run_id, status), run_id)
+        self._call(_end(run_id, status))
+        self._open.end(run_id)
 
-    def _survive(self, call: Callable[[], Any], run_id: str = "no run yet") -> Any:
-        if self.failure or not run_id:
-            return None
+    def _call(self, call: dict[str, Any]) -> str:
+        """Makes the call, or keeps it. The id that MLflow gave, or empty."""
+        call = self._outbox.translated(call)
+        if not self.failure and not OURS.fullmatch(call.get("run", "")):  # of a run that is still kept, it is kept too
+            try:
+                return send(self._client, self.experiment_id, call)
+            except Refused as error:
+                self._refused(call, error)
+                return ""
+            except Exception as error:  # whatever it is, hours of training are worth more
+                self._stop(error)
         try:
-            return call()
-        except Exception as error:  # whatever it is, hours of training are worth more
-            self.failure = f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else 'no message'}"
-            print(f"tracking stopped ({self.failure}); the work goes on, its files are in mlruns/", file=sys.stderr)
-            return None
+            self._outbox.keep(call)
+        except OSError as error:
+            self._say(f"what tracking cannot take cannot be kept either ({first_line(error)}); the work goes on")
+        return ""
+
+    def _refused(self, call: dict[str, Any], error: Refused) -> None:
+        self._say(f"MLflow does not take one thing ({error}); it is kept in mlruns/outbox/")
+        with suppress(OSError):
+            self._outbox.refuse(call, str(error))
+
+    def _stop(self, error: BaseException) -> None:
+        self.failure = first_line(error)
+        self._say(f"tracking stopped ({self.failure}); the work goes on, and its record is kept in mlruns/outbox/, to "
+                  "be sent by the next command that reaches MLflow, or by make sync")  # fmt: skip
+
+    def _say(self, text: str) -> None:
+        if text not in self._told:
+            print(text, file=sys.stderr)
+        self._told.add(text)
+
+
+def store_uri() -> str:
+    """The environment's MLFLOW_TRACKING_URI, or the local store."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "") or LOCAL_STORE
 
 
 def fetch(run_id: str, name: str, folder: Path) -> Path:
     """Downloads one artifact of a finished run. Raises what MLflow raises where it is not there."""
-    client = mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", "") or LOCAL_STORE)
-    return Path(client.download_artifacts(run_id, name, str(folder)))
+    client = mlflow.MlflowClient(store_uri())
+    return Path(client.download_artifacts(real_id(run_id, RUNS / "outbox"), name, str(folder)))
+
+
+def _end(run_id: str, status: str) -> dict[str, Any]:
+    return {"call": "end", "run": run_id, "status": status, "time": now_ms()}
+
+
+def _legal(values: Mapping[str, Any], text: Callable[[Any], Any]) -> dict[str, Any]:
+    """With names that MLflow takes; a setting's key may hold what they may not (`match.mask*`), as may `map@5`."""
+    legal: dict[str, Any] = {}
+    for key, value in values.items():
+        name = ILLEGAL.sub("_", key)
+        legal[name if name not in legal else f"{name}.{len(legal)}"] = text(value)
+    return legal

@@ -32,13 +32,17 @@ def store(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_processes_that_start_together_on_an_empty_store_all_work_and_the_runs_hold_what_they_were_given(store):
+@pytest.mark.parametrize("n", [2, 6])
+def test_processes_that_start_together_on_an_empty_store_all_work_and_the_runs_hold_what_they_were_given(
+    store, begin, n
+):
     command = [sys.executable, "-c", START, str(store)]
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in both]
-    assert [output.strip().splitlines()[-1] for output in outputs] == ["fine", "fine"], outputs
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(n)]
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    assert [output.strip().splitlines()[-1] for output in outputs] == ["fine"] * n, outputs
+    assert list((store / ".open").iterdir()) == []
 
-    tracker = tracking.Tracker("together")
+    tracker = begin("together")
     assert tracker.failure == ""
     parent = tracker.start("parent", {"stage": "cv"})
     child = tracker.start("child", {"stage": "fold"}, parent=parent)
@@ -47,7 +51,7 @@ def test_processes_that_start_together_on_an_empty_store_all_work_and_the_runs_h
         tracker.metrics(child, {"loss": loss}, step)
     (store / "folds.csv").write_text("image_id\n")
     tracker.artifact(parent, store / "folds.csv")
-    tracker.settings(parent, {"train": {"lr": 0.1}})
+    tracker.text(parent, "train: {lr: 0.1}", "settings.yaml")
     tracker.end(child)
     tracker.end(parent, "KILLED")
     assert tracker.failure == ""
@@ -67,19 +71,19 @@ def test_processes_that_start_together_on_an_empty_store_all_work_and_the_runs_h
     assert again == parent and client.get_run(parent).info.status == "RUNNING"
 
 
-def test_a_store_that_cannot_be_used_stops_nothing_and_is_told_once(store, capsys):
+def test_a_store_that_cannot_be_used_stops_nothing_and_is_told_once(store, begin, capsys):
     (store / "mlflow.db").write_bytes(b"this is no database" * 100)
-    tracker = tracking.Tracker("broken")
+    tracker = begin("broken")
     run = tracker.start("run", {})
     tracker.metrics(run, {"loss": 1.0})
     tracker.artifact(run, store / "nothing")
     tracker.end(run)
-    assert run == "" and tracker.failure
+    assert run.startswith("offline-") and tracker.failure
     assert capsys.readouterr().err.count("tracking stopped") == 1
 
 
-def test_a_store_that_fails_later_stops_nothing_either(store, capsys, monkeypatch):
-    tracker = tracking.Tracker("later")
+def test_a_store_that_fails_later_stops_nothing_either(store, begin, capsys, monkeypatch):
+    tracker = begin("later")
     run = tracker.start("run", {})
 
     def locked(*_, **__):
@@ -92,13 +96,166 @@ def test_a_store_that_fails_later_stops_nothing_either(store, capsys, monkeypatc
     assert capsys.readouterr().err.count("database is locked") == 1
 
 
-def test_settings_with_names_that_mlflow_forbids_are_recorded_all_the_same(store):
-    tracker = tracking.Tracker("names")
+def test_settings_with_names_that_mlflow_forbids_are_recorded_all_the_same(store, begin):
+    tracker = begin("names")
     run = tracker.start("run", {})
     tracker.params(run, {"match.mask*": "wear", "match.mask?": "x", "class.口罩": 1, "plain": "y" * 9000})
     params = tracker._client.get_run(run).data.params
     assert not tracker.failure and params["match.mask_"] == "wear" and "x" in params.values()
     assert params["class.__"] == "1" and len(params["plain"]) == tracking.PARAM_LENGTH
+
+
+@pytest.fixture
+def begin(store):
+    """Trackers that let go when the test is over, as commands do when they end."""
+    made = []
+
+    def start(name: str) -> tracking.Tracker:
+        made.append(tracking.Tracker(name))
+        return made[-1]
+
+    yield start
+    for tracker in made:
+        tracker.let_go()
+
+
+def killed(store, after: str) -> None:
+    """A process that opens runs and is killed by SIGKILL at the end of `after`."""
+    script = START.split("t = tracking")[0] + "import os, signal\n" + after + "\nos.kill(os.getpid(), signal.SIGKILL)\n"
+    done = subprocess.run([sys.executable, "-c", script, str(store)], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+
+
+def test_runs_of_a_killed_command_are_closed_by_the_next_one_and_those_of_a_living_one_are_not(store, begin):
+    living = begin("alive")
+    own = living.start("own", {})
+    killed(
+        store,
+        """
+t = tracking.Tracker("alive")
+parent = t.start("parent", {})
+child = t.start("child", {}, parent=parent)
+done = t.start("done", {}, parent=parent)
+t.end(done)
+""",
+    )
+    client = living._client
+    status = {run.info.run_name: run.info.status for run in client.search_runs([living.experiment_id])}
+    assert status == {"own": "RUNNING", "parent": "RUNNING", "child": "RUNNING", "done": "FINISHED"}
+    begin("alive")
+    runs = client.search_runs([living.experiment_id])
+    assert {run.info.run_name: run.info.status for run in runs} == status | {"parent": "KILLED", "child": "KILLED"}
+    [parent] = [run.info.run_id for run in runs if run.info.run_name == "parent"]
+    going_on = begin("alive")
+    going_on.start("parent", {}, resume=parent)
+    begin("alive")
+    assert client.get_run(parent).info.status == "RUNNING" and client.get_run(own).info.status == "RUNNING"
+
+
+def test_what_could_not_be_sent_is_sent_by_the_next_command_with_all_its_links(store, begin, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody answers there
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = begin("later")
+    parent = tracker.start("parent", {"stage": "cv"})
+    child = tracker.start("child", {"stage": "fold", "cv_run": parent}, parent=parent)
+    tracker.params(parent, {"lr": 0.1})
+    for step in (1, 2):
+        tracker.metrics(child, {"loss": 1 / step, "map@5": 0.5}, step)
+    (store / "folds.csv").write_text("first")
+    tracker.artifact(parent, store / "folds.csv")
+    (store / "new.csv").write_text("second")
+    (store / "new.csv").replace(store / "folds.csv")  # as `atomic` does; the first content is what was logged
+    (store / "folder").mkdir()
+    (store / "folder/a.txt").write_text("a")
+    tracker.artifact(parent, store / "folder", "model")
+    tracker.describe(parent, f"see [the fold](#/runs/{child})")
+    tracker.inputs(
+        parent, [{"name": "train", "digest": "d", "source": "train.csv", "profile": "{}", "context": "training"}]
+    )
+    tracker.model(child, "fold-0", {"fold": 0}, {"macro_f1": 0.5}, 2, {"checkpoint": "fold-0"})
+    tracker.rename(parent, "parent · 0.5")
+    tracker.end(child)
+    tracker.end(parent)
+    assert tracker.exists(parent)
+    tracker.let_go()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    capsys.readouterr()
+    later = begin("later")
+    assert later.failure == "" and later.n_sent == 13
+    assert "13 calls" in capsys.readouterr().err
+    client = later._client
+    runs = {run.info.run_name: run for run in client.search_runs([later.experiment_id])}
+    cv, fold = runs["parent · 0.5"], runs["child"]
+    assert tracking.real_id(parent, store / "outbox") == cv.info.run_id and later.exists(parent)
+    assert fold.data.tags["mlflow.parentRunId"] == fold.data.tags["cv_run"] == cv.info.run_id
+    assert fold.info.run_id in cv.data.tags["mlflow.note.content"]
+    assert (cv.info.status, fold.info.status) == ("FINISHED", "FINISHED") and cv.data.params == {"lr": "0.1"}
+    assert [m.value for m in client.get_metric_history(fold.info.run_id, "loss")] == [1.0, 0.5]
+    assert fold.data.metrics["map_5"] == 0.5 and cv.inputs.dataset_inputs[0].dataset.digest == "d"
+    assert tracking.fetch(parent, "folds.csv", store / "elsewhere").read_text() == "first"
+    assert tracking.fetch(parent, "model/a.txt", store / "elsewhere").read_text() == "a"
+    [model] = client.search_logged_models([later.experiment_id])
+    assert model.name == "fold-0" and {m.key: m.value for m in model.metrics} == {"macro_f1": 0.5}
+    assert later._outbox.journals() == [] and begin("later").n_sent == 0
+    later.metrics(parent, {"test": 1.0})  # a receipt still holds our id
+    assert client.get_run(cv.info.run_id).data.metrics["test"] == 1.0
+
+
+def test_a_command_killed_while_it_sends_or_whose_call_had_arrived_doubles_nothing(store, begin):
+    tracker = begin("twice")
+    tracker.failure = "as if"
+    run = tracker.start("run", {})
+    tracker.model(run, "fold-0", {}, {"f1": 0.5}, 1, {})
+    tracker.metrics(run, {"loss": 1.0}, 1)
+    tracker.end(run)
+    [journal] = tracker._outbox.journals()
+    whole = journal.read_text()
+    tracker.let_go()
+    assert begin("twice").n_sent == 4
+    journal.write_text(whole + '{"call": "metr')  # all of it again, and a line that a kill cut off
+    again = begin("twice")
+    client = again._client
+    [made] = client.search_runs([again.experiment_id])
+    assert again.n_sent == 4 and len(client.search_logged_models([again.experiment_id])) == 1
+    assert len(client.get_metric_history(made.info.run_id, "loss")) == 1
+
+
+def test_a_journal_that_a_living_command_writes_to_is_left_alone(store, begin):
+    tracker = begin("living")
+    tracker.failure = "as if"
+    run = tracker.start("run", {})
+    other = begin("living")
+    assert other.n_sent == 0 and other._client.search_runs([other.experiment_id]) == []
+    other.metrics(run, {"loss": 1.0})  # of a run that is still kept: kept too, and not refused
+    assert len(other._outbox.journals()) == 2 and not (store / "outbox/living/refused.jsonl").exists()
+
+
+def test_what_mlflow_will_never_take_is_told_once_kept_and_stops_nothing(store, begin, capsys):
+    tracker = begin("refused")
+    run = tracker.start("run", {})
+    tracker.params(run, {"lr": 1})
+    tracker.params(run, {"lr": 2})  # params are for ever
+    tracker.params(run, {"lr": 2})
+    tracker.artifact(run, store / "nowhere.csv")
+    tracker.metrics(run, {"loss": float("nan"), "norm": float("inf")}, 1)
+    assert tracker.failure == "" and set(tracker._client.get_run(run).data.metrics) == {"loss", "norm"}
+    assert capsys.readouterr().err.count("MLflow does not take") == 2
+    assert (store / "outbox/refused/refused.jsonl").read_text().count("\n") == 3
+
+
+def test_a_full_disk_stops_nothing(store, begin, capsys, monkeypatch):
+    tracker = begin("full")
+    run = tracker.start("run", {})
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tracker._client, "log_batch", full)
+    monkeypatch.setattr(tracker._outbox, "keep", full)
+    for step in range(3):
+        tracker.metrics(run, {"loss": 1.0}, step)
+    errors = capsys.readouterr().err
+    assert errors.count("tracking stopped") == 1 and errors.count("cannot be kept either") == 1
 
 
 def test_nothing_is_sent_to_anyone():

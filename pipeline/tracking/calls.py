@@ -1,0 +1,130 @@
+"""What is said to MLflow, as data: so that it can be kept while MLflow cannot be reached, and said later.
+
+A call is a dict that JSON can hold. Each may be made twice without harm, because nobody knows whether a call that timed
+out had arrived: what creates something carries an id of ours, by which it is found again.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
+
+Call = Mapping[str, Any]
+OUR_ID = "podium.id"
+# what another try would not change; everything else may be the store's or the network's bad day
+NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST",
+         "INVALID_STATE", "INVALID_STATE_TRANSITION"}  # fmt: skip
+
+
+class Refused(Exception):
+    """MLflow is there, and does not take this call."""
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def send(client: MlflowClient, experiment_id: str, call: Call, again: bool = False) -> str:
+    """Makes the call; the id that MLflow gave to what it created, else empty.
+
+    again: the call may have been made before. Raises `Refused`, or whatever shows that MLflow cannot be reached.
+    """
+    try:
+        return _send(client, experiment_id, call, again) or ""
+    except FileNotFoundError as error:
+        raise Refused(f"{error.filename} is gone") from error
+    except MlflowException as error:
+        if error.error_code in NEVER or _answers(client, experiment_id, error):
+            raise Refused(first_line(error)) from error
+        raise
+
+
+def _send(client: MlflowClient, experiment_id: str, call: Call, again: bool) -> str | None:
+    run = call.get("run", "")
+    match call["call"]:
+        case "start":
+            tags = {**call["tags"], OUR_ID: call["id"]} | (
+                {"mlflow.parentRunId": call["parent"]} if call["parent"] else {}
+            )
+            known = client.search_runs([experiment_id], f"tags.`{OUR_ID}` = '{call['id']}'") if again else []
+            made = known[0] if known else client.create_run(experiment_id, call["time"], tags, call["name"])
+            return made.info.run_id
+        case "resume":
+            client.update_run(run, status="RUNNING", name=call["name"])
+        case "rename":
+            client.update_run(run, name=call["name"])
+        case "end":
+            client.set_terminated(run, call["status"], call["time"])
+        case "params":
+            client.log_batch(run, params=[Param(key, value) for key, value in call["params"].items()])
+        case "metrics":
+            client.log_batch(run, metrics=_metrics(call))
+        case "tags":
+            client.log_batch(run, tags=[RunTag(key, value) for key, value in call["tags"].items()])
+        case "artifact":
+            path = Path(call["file"])
+            path.stat()  # raises FileNotFoundError; MLflow would log an empty folder
+            (client.log_artifacts if path.is_dir() else client.log_artifact)(run, str(path), call["folder"] or None)
+        case "text":
+            client.log_text(run, call["text"], call["name"])
+        case "inputs":
+            client.log_inputs(run, [_dataset(dataset) for dataset in call["datasets"]])
+        case "model":
+            return _model(client, experiment_id, call, again)
+        case other:
+            raise Refused(f"nobody knows the call {other!r}")
+    return None
+
+
+def _metrics(call: Call, model_id: str | None = None) -> list[Metric]:
+    values = call["metrics"].items()
+    return [Metric(key, float(value), call["time"], call["step"], model_id=model_id) for key, value in values]
+
+
+def _dataset(data: Mapping[str, str]) -> DatasetInput:
+    dataset = Dataset(data["name"], data["digest"], "local", data["source"], profile=data["profile"])
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", data["context"])])
+
+
+def _model(client: MlflowClient, experiment_id: str, call: Call, again: bool) -> str:
+    """A checkpoint in MLflow's Models view, with the metrics that it is ranked by; the file is the run's artifact."""
+    ours = f"tags.`{OUR_ID}` = '{call['id']}'"
+    known = client.search_logged_models([experiment_id], ours) if again else []
+    if known:
+        model = known[0]
+    else:
+        tags = {**call["tags"], OUR_ID: call["id"], "mlflow.model.isExternal": "true"}
+        model = client.create_logged_model(experiment_id, call["name"], call["run"], tags, call["params"], "checkpoint")
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_batch(call["run"], metrics=_metrics(call, model.model_id))
+    client.log_outputs(call["run"], [LoggedModelOutput(model.model_id, call["step"])])
+    return model.model_id
+
+
+def _answers(client: MlflowClient, experiment_id: str, error: MlflowException) -> bool:
+    """Whether the store answers to something else: SQL errors of a broken store and of a bad value look alike."""
+    if error.error_code != "BAD_REQUEST":
+        return False
+    try:
+        client.get_experiment(experiment_id)
+    except Exception:
+        return False
+    return True
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else 'no message'}"

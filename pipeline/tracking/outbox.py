@@ -1,0 +1,153 @@
+"""Calls that MLflow could not take, kept on the disk until it can.
+
+`mlruns/outbox/EXPERIMENT/`: a journal (`*.jsonl`, one call a line) and a folder of files for each command that met a
+failure; `refused.jsonl`, what MLflow will never take; and in `mlruns/outbox/ids.json` which of our ids became which of
+MLflow's. A journal that a living command still writes to is left alone, by its lock. Sending goes call by call and
+notes how far it came, so it may be killed too.
+"""
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline.atomic import atomic
+
+OURS = re.compile(r"offline-[0-9a-f]{32}")
+
+
+def new_id() -> str:
+    """Of a run or a model that MLflow has not named yet."""
+    return f"offline-{uuid.uuid4().hex}"
+
+
+def real_id(run_id: str, root: Path) -> str:
+    """MLflow's own id; empty while the run has not been sent. root: `mlruns/outbox`."""
+    return _ids(root).get(run_id, "") if OURS.fullmatch(run_id) else run_id
+
+
+def _ids(root: Path) -> dict[str, str]:
+    try:
+        return json.loads((root / "ids.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+class Outbox:
+    """The kept calls of one experiment."""
+
+    def __init__(self, root: Path, experiment: str):
+        self.root = root
+        self.folder = root / experiment
+        self._journal: Path | None = None  # this command's own, made by its first failure
+        self._file = -1  # its descriptor, open as long as this command lives
+
+    def keep(self, call: dict[str, Any]) -> None:
+        """Appends to this command's journal. A file that a call names is linked or copied: it may change later."""
+        if self._journal is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}.jsonl"
+            self._journal = self.folder / name
+            self._file = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # let go by the system, however this process ends
+        if "file" in call:
+            call = {**call, "file": str(_kept(Path(call["file"]), self._journal.with_suffix("")))}
+        os.write(self._file, (json.dumps(call) + "\n").encode())
+        os.fsync(self._file)
+
+    def let_go(self) -> None:
+        """As the end of the command does: what was kept is the next one's to send."""
+        if self._journal:
+            os.close(self._file)
+            self._journal = None
+
+    def refuse(self, call: dict[str, Any], why: str) -> None:
+        """Keeps what MLflow will never take, so that nothing is lost."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "refused.jsonl").open("a") as file:
+            file.write(json.dumps({**call, "why": why}) + "\n")
+
+    def named(self, ours: str, real: str) -> None:
+        """Remembers which id MLflow gave."""
+        with atomic(self.root / "ids.json") as temporary:
+            temporary.write_text(json.dumps({**_ids(self.root), ours: real}))
+
+    def translated(self, call: dict[str, Any]) -> dict[str, Any]:
+        """With MLflow's ids in place of ours, wherever they stand: in links between runs and in descriptions too."""
+        text = json.dumps(call)
+        if not OURS.search(text):
+            return call
+        ids = _ids(self.root)
+        own = call.get("id")  # by which MLflow can be asked for it again
+        changed = json.loads(OURS.sub(lambda match: ids.get(match[0], match[0]), text))
+        return {**changed, "id": own} if own else changed
+
+    def journals(self) -> list[Path]:
+        """Of commands that have ended or still run, the oldest first."""
+        return sorted(path for path in self.folder.glob("*.jsonl") if path.name != "refused.jsonl")
+
+    def send(self, make: Callable[[dict[str, Any]], None]) -> int:
+        """Makes every kept call of ended commands, in order; the number made. Goes on upwards with what `make` raises.
+
+        What was made is forgotten only after it was made.
+        """
+        n = 0
+        for journal in self.journals():
+            with _owned(journal) as owned:
+                if not owned:
+                    continue
+                progress = journal.with_suffix(".sent")
+                start = int(progress.read_text()) if progress.is_file() else 0
+                for i, line in enumerate(journal.read_text().splitlines()):
+                    if i < start:
+                        continue
+                    try:
+                        call = json.loads(line)
+                    except ValueError:  # the last line of a command that was killed while it wrote
+                        continue
+                    make(call)
+                    n += 1
+                    with atomic(progress) as temporary:
+                        temporary.write_text(str(i + 1))
+                journal.unlink()
+                progress.unlink(missing_ok=True)
+                shutil.rmtree(journal.with_suffix(""), ignore_errors=True)
+        return n
+
+
+@contextmanager
+def _owned(journal: Path) -> Generator[bool]:
+    """Whether nobody else writes or sends it."""
+    try:
+        file = journal.open("a")
+    except FileNotFoundError:
+        yield False
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield journal.exists()  # another command may have sent and removed it meanwhile
+
+
+def _kept(path: Path, folder: Path) -> Path:
+    """A second name for the file, which keeps its content even where the first is replaced; a copy of a folder."""
+    place = folder / uuid.uuid4().hex[:12] / path.name
+    place.parent.mkdir(parents=True)
+    if path.is_dir():
+        shutil.copytree(path, place)
+        return place
+    try:
+        os.link(path, place)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(path, place)
+    return place
