@@ -2,6 +2,7 @@
 #   EXP=experiments/NAME.yaml   the experiment (default: the embedded competition)
 #   SET="train.epochs=3 ..."    settings for this call
 #   FORCE=1                     make the target again, although nothing changed
+#   RUNS="a b"                  runs to compare, by the beginnings of their ids (make runs lists them)
 #   FIX=1                       write a table that leaves out rows which cannot be used
 .DEFAULT_GOAL := help
 EXP ?= experiments/digits.yaml
@@ -9,13 +10,14 @@ SET ?=
 FORCE ?=
 FIX ?=
 PORT ?= 5000
+RUNS ?=
 PYTHON ?= python3
 VENV ?= .venv
 UV := .uv/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE  # importing torch takes 12 s when it is compiled anew each time, 4 s when not
 
-.PHONY: help setup eda folds overfit smoke train submit score ui test lint types lock clean
+.PHONY: help setup eda folds overfit smoke train submit score runs compare sync ui test lint types lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,6 +45,15 @@ submit: $(VENV)/.synced  ## all of the above, then predict the test images and w
 
 score: $(VENV)/.synced  ## score the submission, where the answers are known
 	@$(VENV)/bin/python -m pipeline score $(EXP) $(SET) $(if $(FORCE),--force) $(if $(FIX),--fix)
+
+runs: $(VENV)/.synced  ## list the runs in the terminal
+	@$(VENV)/bin/python -m pipeline runs $(EXP)
+
+compare: $(VENV)/.synced  ## say whether one run is better than another, or lucky (RUNS="a b")
+	@$(VENV)/bin/python -m pipeline compare $(EXP) $(if $(RUNS),--runs $(RUNS))
+
+sync: $(VENV)/.synced  ## send to MLflow what it could not take before
+	@$(VENV)/bin/python -m pipeline sync $(EXP)
 
 ui: $(VENV)/.synced  ## browse all runs in MLflow on 127.0.0.1 (PORT=5000)
 	@$(VENV)/bin/python -m pipeline ui $(EXP) --port $(PORT)

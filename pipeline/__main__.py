@@ -20,6 +20,9 @@ VERBS = {
     "train": "train a model a fold, score all rows out of fold",
     "submit": "predict the test images and write the submission",
     "score": "score the submission, where the answers are known",
+    "runs": "list the runs",
+    "compare": "say whether one run is better than another, or lucky",
+    "sync": "send to MLflow what it could not take before",
     "ui": "serve MLflow on 127.0.0.1 and print the link to the runs",
 }
 
@@ -38,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="make the verb's result again, whatever its receipt says")
     fix = "write a table that leaves out training rows which cannot be used; edits no file of yours"
     parser.add_argument("--fix", action="store_true", help=fix)
+    parser.add_argument("--runs", nargs="*", default=[], metavar="RUN", help="of `compare`: ids or beginnings of them")
     parser.add_argument("--port", type=int, default=5000, help="of `ui` (default 5000)")
     args = parser.parse_intermixed_args(argv)  # --force and --port may stand anywhere
 
@@ -56,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
             from pipeline.ui import serve
 
             return serve(settings.competition.name, args.port)
+        if args.verb in ("runs", "compare", "sync"):
+            from pipeline.stages import record
+
+            return record.VERBS[args.verb](settings, args.runs)
         return _run_stage(args, settings, name)
     except Mistakes as error:
         print(error, file=sys.stderr)

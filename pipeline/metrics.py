@@ -8,7 +8,7 @@ regression (N, 1). Each metric is a function of a weight per row, so that the sc
 (how often each row was drawn) are one piece of code. The tests judge every one of them by scikit-learn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -195,14 +195,17 @@ def bootstrap_interval(
     Rows of one group (seven photos of one person) err together, so resampling rows would make the interval too
     narrow. Method: the cluster bootstrap, Davison & Hinkley 1997, section 3.8. groups: (N,) any labels.
     """
-    n = len(targets)
-    _, members = np.unique(groups if groups is not None else np.arange(n), return_inverse=True)
-    n_groups = members.max() + 1
     value = weighted(parse_metric(metric, kind), targets, outputs, kind)
-    rng = np.random.default_rng(seed)
-    scores = np.empty(n_resamples)
-    for i in range(n_resamples):
-        times_drawn = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
-        scores[i] = value(times_drawn[members].astype(float))
+    scores = [value(weights) for weights in resamples(len(targets), groups, n_resamples, seed)]
     low, high = np.quantile(scores, [0.025, 0.975])
     return Interval(float(low), float(high))
+
+
+def resamples(n: int, groups: np.ndarray | None, n_resamples: int, seed: int) -> Generator[np.ndarray]:
+    """(n,) weights of the rows, `n_resamples` times: how often each one's group was drawn."""
+    _, members = np.unique(groups if groups is not None else np.arange(n), return_inverse=True)
+    n_groups = members.max() + 1
+    rng = np.random.default_rng(seed)
+    for _ in range(n_resamples):
+        times_drawn = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
+        yield times_drawn[members].astype(float)

@@ -81,6 +81,28 @@ def scatter(targets: np.ndarray, answers: np.ndarray, path: Path) -> None:
     save(figure, path)
 
 
+def differences(
+    difference: float,
+    interval: tuple[float, float],
+    by_fold: Mapping[int, float],
+    metric: str,
+    names: Sequence[str],
+    path: Path,
+) -> None:
+    """Two runs in pairs: each fold's difference, and all rows' with its interval; right of 0 the second leads."""
+    figure, axes = plt.subplots(figsize=(8.2, 1.6 + 0.34 * (len(by_fold) + 1)), layout="constrained")
+    rows = len(by_fold)
+    axes.axvline(0, color=GREY, lw=1)
+    axes.plot(list(by_fold.values()), range(1, rows + 1), "o", color=BLUE, ms=6)
+    axes.plot(interval, (0, 0), color=BLUE, lw=3, solid_capstyle="butt")
+    axes.plot([difference], [0], "D", color=BLUE, ms=8)
+    axes.set_yticks(range(rows + 1), ["all rows, 95 %", *(f"fold {fold}" for fold in by_fold)])
+    axes.set(ylim=(-0.6, rows + 0.6), xlabel=f"difference in {metric}, better to the right",
+             title=f"{plain(names[1], 1, 60)}\nagainst {plain(names[0], 0, 60)}")  # fmt: skip
+    axes.margins(x=0.15)
+    save(figure, path)
+
+
 def plain(name: str, number: int, length: int = 36) -> str:
     """The name, cut to a length that a figure has room for; `#number` where the font has no such letters."""
     short = name if len(name) <= length else name[: length - 1] + "…"

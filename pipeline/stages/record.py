@@ -1,0 +1,174 @@
+"""Verbs that read the record: `runs` lists it, `compare` asks it whether a gain is one, `sync` completes it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.config.mistakes import Mistake, Mistakes, Stopped
+from pipeline.work import say
+
+if TYPE_CHECKING:
+    from pipeline.compare import Comparison
+    from pipeline.config.settings import Experiment
+    from pipeline.tracking.browse import Run
+    from pipeline.tracking.runs import Tracker
+
+LISTED = ("cv", "submission")
+
+
+def connect(settings: Experiment) -> Tracker:
+    """To MLflow, or `Stopped`: these verbs have nothing to say without it."""
+    from pipeline.tracking.runs import Tracker
+
+    tracker = Tracker(settings.competition.name)
+    if tracker.failure:
+        raise Stopped(f"MLflow cannot be reached at {tracker.uri}")
+    return tracker
+
+
+def list_runs(settings: Experiment, wanted: list[str]) -> int:
+    """A table of cross-validations and submissions, the youngest first; of some, if their ids are given."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.tracking.browse import runs
+
+    tracker = connect(settings)
+    found = runs(tracker, LISTED)
+    if wanted:
+        found = [find(found, name) for name in wanted]
+    if not found:
+        say("runs", f"none yet in {settings.competition.name}: make train makes the first")
+        return 0
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("run", "started (UTC)", "name", "score", "95 % interval", "folds", "status"):
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    for run in found:
+        score, interval = scores_of(run, settings.competition.metric)
+        table.add_row(run.id[:8], f"{run.started:%Y-%m-%d %H:%M}", run.name, score, interval,
+                      run.tags.get("folds", "")[:8], run.status.lower())  # fmt: skip
+    console = Console(soft_wrap=False, markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(width=160, markup=False, highlight=False)
+    console.print(table)
+    return 0
+
+
+def scores_of(run: Run, metric: str) -> tuple[str, str]:
+    """(score, interval) as text; empty where the run has none."""
+    name = f"oof_{metric}"
+    if name not in run.metrics:
+        return "", ""
+    low, high = run.metrics.get(f"{name}_low"), run.metrics.get(f"{name}_high")
+    interval = f"{low:.4f} to {high:.4f}" if low is not None and high is not None else ""
+    return f"{run.metrics[name]:.4f}", interval
+
+
+def find(found: list[Run], name: str) -> Run:
+    """The run whose id begins so. Raises `Mistakes` where that is none, or several."""
+    chosen = [run for run in found if run.id.startswith(name)]
+    if len(chosen) == 1:
+        return chosen[0]
+    known = ", ".join(f"{run.id[:8]} ({run.name})" for run in found[:8]) or "none: make train makes one"
+    what = f"{len(chosen)} runs begin so" if chosen else "no finished run begins so"
+    raise Mistakes([Mistake(f"RUNS: {name}", what, f"valid: {known}", "runs")])
+
+
+def compare_runs(settings: Experiment, wanted: list[str]) -> int:
+    """Compares each run with the first; without names, the youngest with the best of the others on its folds."""
+    from pipeline.tracking.browse import runs
+
+    tracker = connect(settings)
+    found = [run for run in runs(tracker, ("cv",)) if run.status == "FINISHED"]
+    chosen = [find(found, name) for name in wanted] if wanted else _usual_pair(found, settings)
+    if len(chosen) < 2:
+        raise Mistakes([Mistake("RUNS", f"{len(chosen)} run", 'valid: two or more, RUNS="a b"', "runs")])
+    first, *others = chosen
+    strangers = [run for run in others if run.tags.get("folds") != first.tags.get("folds")]
+    if strangers:
+        found_ = ", ".join(f"{run.id[:8]} {run.tags.get('folds', 'none')[:8]}" for run in strangers)
+        valid = f"valid: runs on the folds of {first.id[:8]}, {first.tags.get('folds', 'none')[:8]}"
+        raise Mistakes([Mistake("RUNS", f"other folds ({found_})", valid, "folds")])
+    for other in others:
+        _compare(tracker, settings, first, other)
+    return 0
+
+
+def _usual_pair(found: list[Run], settings: Experiment) -> list[Run]:
+    """[the best of the others, the youngest], of the runs on the youngest one's folds."""
+    from pipeline.config.metric import parse_metric
+
+    metric = parse_metric(settings.competition.metric, settings.competition.target)
+    name = f"oof_{metric.name}"
+    if not found:
+        return []
+    youngest, *others = found
+    rivals = [run for run in others if run.tags.get("folds") == youngest.tags.get("folds") and name in run.metrics]
+    sign = 1 if metric.greater_is_better else -1
+    return [max(rivals, key=lambda run: sign * run.metrics[name]), youngest] if rivals else [youngest]
+
+
+def _compare(tracker: Tracker, settings: Experiment, a: Run, b: Run) -> None:
+    import pandas as pd
+
+    from pipeline.compare import compare, verdict
+    from pipeline.report.pictures import differences
+    from pipeline.tracking.browse import file_of
+
+    competition = settings.competition
+    with tempfile.TemporaryDirectory() as scratch:
+        tables = [pd.read_parquet(file_of(run, "oof.parquet", Path(scratch) / run.id)) for run in (a, b)]
+        folds = pd.read_csv(file_of(a, "folds.csv", Path(scratch) / a.id), dtype=str, keep_default_na=False)
+        groups = dict(zip(folds["image_id"], folds["group"], strict=True))
+        try:
+            result = compare(tables[0], tables[1], groups, competition.metric, competition.target)
+        except ValueError as error:
+            raise Mistakes([Mistake("RUNS", str(error), "valid: runs on the same rows and folds", "runs")]) from None
+        names = [f"{run.id[:8]} ({run.name})" for run in (a, b)]
+        lines = verdict(result, a.id[:8], b.id[:8], competition.metric)
+        counted = f" in {result.n_groups:,} groups" if result.n_groups < result.n_rows else ""
+        say("compare", f"{names[0]}  with  {names[1]}, {result.n_rows:,} rows{counted}")
+        for line in lines:
+            say("compare", line)
+        picture = Path(scratch) / "differences.png"
+        differences(result.difference, (result.low, result.high), result.by_fold, competition.metric, names, picture)
+        _log(tracker, result, a, b, names, lines, competition.metric, picture)
+
+
+def _log(
+    tracker: Tracker, result: Comparison, a: Run, b: Run, names: list[str], lines: list[str], metric: str, picture: Path
+) -> None:
+    """A run of its own, which names both."""
+    tags = {"stage": "comparison", "cv_run_a": a.id, "cv_run_b": b.id, "folds": a.tags.get("folds", "")}
+    run_id = tracker.start(f"comparison · {a.id[:8]} · {b.id[:8]} · {result.difference:+.4f}", tags)
+    links = [f"[{name}](#/experiments/{tracker.experiment_id}/runs/{run.id})"
+             for name, run in zip(names, (a, b), strict=True)]  # fmt: skip
+    tracker.describe(
+        run_id, "\n\n".join([f"Paired comparison of {links[0]} with {links[1]} on the same folds.", *lines])
+    )
+    values = asdict(result)
+    by_fold = {f"difference_fold_{fold}": value for fold, value in values.pop("by_fold").items()}
+    tracker.metrics(run_id, {f"{key}_{metric}" if "score" in key else key: v for key, v in values.items()} | by_fold)
+    tracker.artifact(run_id, picture)
+    tracker.text(run_id, json.dumps(asdict(result), indent=1), "comparison.json")
+    tracker.end(run_id)
+
+
+def sync(settings: Experiment, wanted: list[str]) -> int:
+    """Sends what earlier commands kept; connecting does that. Exit status 1 where it cannot."""
+    from pipeline.config.settings import RUNS
+    from pipeline.tracking.outbox import Outbox
+
+    tracker = connect(settings)
+    left = Outbox(RUNS / "outbox", settings.competition.name).journals()
+    waiting = f"; {len(left)} more of commands that still run" if left else ""
+    say("sync", (f"{tracker.n_sent} calls sent" if tracker.n_sent else "nothing is waiting to be sent") + waiting)
+    return 0
+
+
+VERBS: dict[str, Callable[[Experiment, list[str]], int]] = {"runs": list_runs, "compare": compare_runs, "sync": sync}
