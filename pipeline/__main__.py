@@ -98,7 +98,7 @@ def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int
         if args.verb == "smoke":
             checks.smoke(settings, name, args.experiment)
             return 0
-        work = Work(settings, name, args.verb, args.force, args.experiment)
+        work = Work(settings, name, args.verb, args.force, args.experiment, args.overrides)
         if args.verb == "overfit":
             checks.overfit(work)
             return 0

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.config.metric import parse_metric
+from pipeline.crossval import arrays_of
 from pipeline.metrics import resamples, weighted
 
 N_RESAMPLES = 2000
@@ -62,12 +63,7 @@ def compare(
     a, b = align(a, b)
     rule = parse_metric(metric, kind)
     sign = 1 if rule.greater_is_better else -1
-    several = sorted((c for c in a.columns if c.startswith("target_")), key=lambda c: int(c.split("_")[1]))
-    targets = a[several].to_numpy() if several else a["target"].to_numpy()
-    of_a, of_b = (
-        weighted(rule, targets, table[[c for c in table.columns if c.startswith("p_")]].to_numpy(), kind)
-        for table in (a, b)
-    )
+    of_a, of_b = (weighted(rule, *arrays_of(table), kind) for table in (a, b))
     groups = np.array([group_of.get(image_id, "") for image_id in a["image_id"]])
     by_group = groups if groups.any() else None
     n, folds = len(a), a["fold"].to_numpy()

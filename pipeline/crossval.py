@@ -160,6 +160,13 @@ def oof_table(ids: np.ndarray, folds: np.ndarray, targets: np.ndarray, outputs: 
     return pd.DataFrame(columns | {f"p_{c}": outputs[:, c] for c in range(outputs.shape[1])})
 
 
+def arrays_of(oof: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(targets, outputs) of such a table, as `metrics` takes them."""
+    outputs = oof[[column for column in oof.columns if column.startswith("p_")]].to_numpy()
+    several = [column for column in oof.columns if column.startswith("target_")]
+    return (oof[several] if several else oof["target"]).to_numpy(), outputs
+
+
 def refuse_others(path: Path, info: CheckpointInfo, identity: dict[str, str], fold: int, seed: int) -> None:
     """Raises `Mistakes` naming what a checkpoint was trained on, where that is not what is in use now."""
     mistakes = [

@@ -25,6 +25,7 @@ from pipeline.config.training import (
 )
 
 FUSED = ("adam", "adamw")  # torch's own, which have a fused form on every device
+ROLE = "role"  # likewise: `head` or `body`, with its layer's share of the rate where layers have their own
 PEAK = "peak_lr"  # key in a parameter group: its learning rate where the schedule's factor is 1
 
 
@@ -51,7 +52,9 @@ def build_optimizer(model: torch.nn.Module, head: set[str], settings: Train) -> 
             members = [p for p in group["params"] if (id(p) in in_head) == is_head]
             peak = settings.lr * scale * ratio
             if members:
-                groups.append({**group, "params": members, "lr": peak, PEAK: peak})
+                role = "head" if is_head else "body"
+                role += f"_x{scale:.3g}" if settings.layer_decay < 1 else ""
+                groups.append({**group, "params": members, "lr": peak, PEAK: peak, ROLE: role})
     # a list of YAML is a tuple of betas
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.optimizer.options.items()}
     if settings.optimizer.name in FUSED:
@@ -70,6 +73,12 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Every group's learning rate for the next step."""
     for group in optimizer.param_groups:
         group["lr"] = group[PEAK] * factor
+
+
+def group_lrs(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
+    """Role -> learning rate, of groups whose rates differ; empty where there is one rate for all."""
+    rates = {group[ROLE]: group[PEAK] * factor for group in optimizer.param_groups}
+    return rates if len(set(rates.values())) > 1 else {}
 
 
 def lr_factor(

@@ -100,6 +100,17 @@ def code_version() -> str:
         return "source-" + fingerprint([[str(file.relative_to(ROOT)), sha256(file)] for file in files])
 
 
+def uncommitted() -> str:
+    """`git diff HEAD` of the package and the experiments, at most a megabyte; empty without changes or without git."""
+    command = ["git", "-C", str(ROOT), "diff", "HEAD", "--no-color", "--no-ext-diff", "--", "pipeline", "experiments"]
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(ROOT.parent)}
+    try:
+        done = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=20)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout[:1_000_000].decode(errors="replace")
+
+
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 24 else f"{text[:21]}..."

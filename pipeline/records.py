@@ -4,7 +4,7 @@ Functions of the whole history and of nothing else, so a resumed run decides as 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,6 +37,9 @@ class EpochRecord:
     grad_norm: float  # mean over the steps, before clipping
     images_per_s: float
     seconds: float
+    lrs: dict[str, float] = field(default_factory=dict)  # of each group of parameters, at the epoch's first step
+    more_scores: dict[str, float] = field(default_factory=dict)  # by further metrics, likewise over all validation rows
+    memory_mb: float = 0.0  # the most that was used so far: of the GPU, or of this process
     is_last: bool = False  # of its fold
 
 

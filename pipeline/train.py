@@ -7,6 +7,8 @@ bits; that works because nothing random in here has a memory: batch order, augme
 (seed, fold, epoch, image), and the learning rate is one of the step and the scores so far.
 """
 
+import resource
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -26,7 +28,7 @@ from pipeline.feed import Window, feed, window_rows
 from pipeline.losses import build_loss
 from pipeline.metrics import score
 from pipeline.model import build_model, freeze_but_head, head_parameters
-from pipeline.optim import build_optimizer, clip, lr_factor, set_lr
+from pipeline.optim import build_optimizer, clip, group_lrs, lr_factor, set_lr
 from pipeline.precision import Precision
 from pipeline.predict import predict
 from pipeline.records import EpochRecord, FoldRun, best_epoch, is_over
@@ -47,6 +49,7 @@ class TrainingData:
     task: Task
     metric: str
     preprocessing: Preprocessing
+    more_metrics: tuple[str, ...] = ()  # scored beside `metric` after each epoch
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,9 @@ def train_fold(
             grad_norm=float(norms[norms.isfinite()].mean()),
             images_per_s=len(train_rows) / (trained - started),
             seconds=time.perf_counter() - started,
+            lrs=group_lrs(optimizer, factors[0]),
+            more_scores={name: score(name, truth, outputs, task.kind) for name in data.more_metrics},
+            memory_mb=memory_mb(device),
         )
         history.append(record)
         record = history[-1] = replace(record, is_last=epoch + 1 == config.epochs or is_over(history, config, metric))
@@ -235,6 +241,14 @@ def epoch_order(
 def mixed_seed(*parts: int) -> int:
     """One 63-bit seed from several numbers, so that (seed 1, fold 2) and (seed 2, fold 1) have nothing in common."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+
+
+def memory_mb(device: torch.device) -> float:
+    """The most that was used so far, in MB of 10^6 bytes: of the GPU by tensors, or of the memory by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -49,9 +49,13 @@ TRAINS = ("train", "submit", "score", "overfit")  # verbs that may come to train
 class Work:
     """target: the verb that the user asked for. force: make its result again, whatever the receipt says."""
 
-    def __init__(self, settings: Experiment, name: str, target: str, force: bool = False, experiment: str = ""):
+    def __init__(
+        self, settings: Experiment, name: str, target: str, force: bool = False, experiment: str = "",
+        overrides: Sequence[str] = (),
+    ):  # fmt: skip
         self.settings = settings
         self.experiment = experiment  # the YAML file, as the user named it
+        self.overrides = tuple(overrides)  # settings of this call
         self.name = name
         self.target = target
         self.force = force
@@ -287,6 +291,8 @@ class Work:
         """
         run_id = self.tracker.start(name, {**self.tags(stage, inputs), **tags}, resume=resume)
         self.tracker.text(run_id, yaml.safe_dump(self.settings.model_dump(mode="json")), "settings.yaml")
+        if changes := receipts.uncommitted():
+            self.tracker.text(run_id, changes, "uncommitted.diff")
         try:
             yield run_id
         except BaseException as error:  # Ctrl-C and SIGTERM too; it goes on upwards

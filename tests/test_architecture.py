@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "crossval": {"config", "folds", "metrics", "model", "precision", "predict", "records", "resume", "train", "atomic"},
     "submit": {"config", "competition", "images", "metrics", "model", "predict", "atomic"},
     "score": {"config", "competition", "metrics"},
-    "compare": {"config", "metrics"},
+    "compare": {"config", "metrics", "crossval"},
     "report": {"atomic"},
     "progress": {"records"},  # the type of a record, nothing that runs
     "tracking": {"config", "atomic"},

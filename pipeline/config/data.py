@@ -68,12 +68,18 @@ class Declared(Settings):
     target: Literal["class", "multilabel", "ordinal", "regression"] = "class"
     label_separator: Annotated[str, Field(min_length=1)] = " "  # between the labels of one row, for multilabel
     metric: str = "macro_f1"  # see `metrics`: its direction is known there
+    more_metrics: Strings | Literal["none"] = "none"  # recorded beside it after every epoch; nothing is decided by them
     # A label of several parts; then `formula` joins them into the class and `label_column` is not read.
     parts: dict[Name, Part] = Field(default_factory=dict)
     formula: str | Literal["none"] = "none"  # e.g. 6 * mask + 3 * gender + age, over the places of the parts' values
     group_pattern: str | Literal["none"] = "none"  # a regular expression on the id; its first (...) is the group
     fixes_csv: str | Literal["none"] = "none"  # image_id,label: rows to leave out (no label) or to label anew
     answers_csv: str = "answers.csv"  # read by `score` alone, and only where the organisers give it
+
+    @property
+    def further_metrics(self) -> tuple[str, ...]:
+        """Without the one that decides."""
+        return tuple(name for name in self.more_metrics if name != self.metric) if self.more_metrics != "none" else ()
 
     @model_validator(mode="after")
     def _parts_and_formula_together(self) -> "Declared":
@@ -83,7 +89,8 @@ class Declared(Settings):
 
     @model_validator(mode="after")
     def _metric_judges_the_target(self) -> "Declared":
-        parse_metric(self.metric, self.target)
+        for name in (self.metric, *(self.more_metrics if self.more_metrics != "none" else ())):
+            parse_metric(name, self.target)
         if self.parts and self.target in ("multilabel", "regression"):
             raise ValueError(f"competition.parts make one class a row, and competition.target={self.target} has none")
         return self

@@ -13,6 +13,7 @@ from pipeline.competition.contract import stratified_by
 from pipeline.config.mistakes import Mistakes, shown
 from pipeline.config.settings import ROOT, fingerprint
 from pipeline.receipts import Receipt
+from pipeline.stages.describe import dataset, page
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def eda(work: Work) -> Receipt:
             work.tracker.artifact(run_id, path)
         shown_facts = ("n_train", "n_test", "n_classes", "n_groups", "imbalance_ratio")
         work.tracker.metrics(run_id, {key: float(findings[key]) for key in shown_facts})
+        datasets = [dataset(competition, "train", work.image_hashes[0])]
+        datasets += [dataset(competition, "test", work.image_hashes[1])] if competition.test_rows else []
+        work.tracker.inputs(run_id, datasets)
+        work.tracker.describe(run_id, page(work, "A first look at the data", [f"- {line}" for line in findings_lines(
+            findings)] + ["The page is the artifact `eda.html`."], "eda", {}))  # fmt: skip
     n_of_class = [entry["n"] for entry in findings["classes"]]
     classes = f"{findings['n_classes']} classes of {min(n_of_class):,} to {max(n_of_class):,}"
     counted = f"{findings['n_train']:,} training and {findings['n_test']:,} test images, all readable"
@@ -107,6 +113,9 @@ def folds(work: Work) -> Receipt:
     with work.run("folds", f"folds · {hash_[:8]}", inputs, {"folds": hash_}) as run_id:
         work.tracker.params(run_id, inputs)
         work.tracker.metrics(run_id, audit.metrics())
+        told = [f"{_scheme(work)}; hash `{hash_}`", *(f"- warning: {line}" for line in warnings)]
+        work.tracker.describe(run_id, page(work, "The folds, fixed once for every model", told, "folds",
+                                           {"first look at the data": seen.run_id}))  # fmt: skip
         for file in (path, audit_path):
             work.tracker.artifact(run_id, file)
     say("folds", f"{_scheme(work)}; hash {hash_}")

@@ -12,6 +12,7 @@ from pipeline.competition.paths import root_of
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import fingerprint
 from pipeline.receipts import Receipt
+from pipeline.stages.describe import dataset, page
 from pipeline.stages.training import identity_of, train
 from pipeline.work import Work, say
 
@@ -72,6 +73,12 @@ def submit(work: Work) -> Receipt:
     tags = {"cv_run": trained.run_id, **identity}
     with work.run("submission", f"submission · {oof_score:.4f}", inputs, tags) as run_id:
         work.tracker.metrics(run_id, {f"oof_{competition.metric}": oof_score})
+        work.tracker.inputs(run_id, [dataset(competition, "test", work.image_hashes[1])])
+        interval = f"95 % interval {trained.figures['low']:.4f} to {trained.figures['high']:.4f}"
+        told = [f"{len(submission):,} rows, each the mean of {len(models)} models",
+                f"{competition.metric} {oof_score:.4f} out of fold, {interval}"]  # fmt: skip
+        work.tracker.describe(run_id, page(work, "A submission", told, "submit",
+                                           {"cross-validation": trained.run_id}))  # fmt: skip
         for file in (path, record_path):
             work.tracker.artifact(run_id, file)
     since = "" if n_changed == "no previous" else f"; {n_changed:,} rows differ from the submission before"

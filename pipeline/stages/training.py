@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,21 +18,19 @@ from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import RUNS, fingerprint
 from pipeline.config.training import notes
 from pipeline.receipts import Receipt
+from pipeline.stages.cv_record import about_cv, epoch_logger, log_cv
 from pipeline.stages.data import folds
+from pipeline.stages.describe import dataset, machine
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
     import torch
 
     from pipeline.competition.contract import Competition
-    from pipeline.crossval import CrossValidation
     from pipeline.precision import Precision
     from pipeline.records import EpochRecord
     from pipeline.task import Task
     from pipeline.train import TrainingData
-
-
-NOT_METRICS = ("fold", "n_folds", "seed", "epoch", "epochs", "is_last")  # of an epoch's record
 
 
 def train(work: Work) -> Receipt:
@@ -57,6 +54,7 @@ def train(work: Work) -> Receipt:
     from pipeline.folds.split import read_folds, splits
     from pipeline.model import pick_device
     from pipeline.progress import TrainingProgress
+    from pipeline.tracking.system import SystemSampler
 
     folder = work.folder / f"train-{fingerprint(inputs)[:12]}"
     finished = receipts.read(work.folder, "train")
@@ -76,7 +74,7 @@ def train(work: Work) -> Receipt:
     told = f"{settings.model.name} on {len(data.targets):,} images, {models} of {epochs} epochs, on {device} ..."
     say("train", told)
     title = f"cv · {settings.model.name} · {settings.train.loss.name}"
-    tags = {**identity, "folds_run": fold_receipt.run_id}
+    tags = {**identity, "folds_run": fold_receipt.run_id, **machine(device)}
     for note in notes(settings.train):
         say("train", f"note: {note}")
     _tell_disk(work, data.task, n_folds * n_seeds, folder)
@@ -84,9 +82,11 @@ def train(work: Work) -> Receipt:
     with work.run("cv", title, inputs, tags, resume=runs.get("cv", "")) as run_id:
         runs["cv"] = run_id
         work.tracker.params(run_id, {**settings.flat(), "precision": str(precision)})
-        with TrainingProgress(n_folds * n_seeds, epochs, competition.metric) as progress:
+        work.tracker.inputs(run_id, [dataset(competition, "train", work.image_hashes[0])])
+        work.tracker.describe(run_id, about_cv(work, fold_receipt, told))
+        with TrainingProgress(n_folds * n_seeds, epochs, competition.metric) as progress, SystemSampler() as sampler:
             progress.found(len(list(folder.glob("fold-*.safetensors"))))  # by a command that was killed
-            log_epoch = _epoch_logger(work, runs, runs_file, {**work.tags("fold", inputs), **tags})
+            log_epoch = epoch_logger(work, runs, runs_file, {**work.tags("fold", inputs), **tags}, sampler)
 
             def on_epoch(record: EpochRecord) -> None:
                 log_epoch(record)
@@ -94,8 +94,9 @@ def train(work: Work) -> Receipt:
 
             code = receipts.code_version()
             cv = cross_validate(data, table, settings, precision, identity, code, folder, on_epoch, progress.on_step)
-        files = _log_cv(work, cv, runs, folder)
+        files = log_cv(work, cv, runs, folder)
         work.tracker.rename(run_id, f"{title} · {cv.score:.4f}")
+        work.tracker.describe(run_id, about_cv(work, fold_receipt, told, cv))
     figures = {"score": cv.score, "low": cv.interval.low, "high": cv.interval.high, "fold_scores": cv.fold_scores}
     interval = f"95 % interval {cv.interval.low:.4f} to {cv.interval.high:.4f}"
     spread = f"{min(cv.fold_scores):.4f} to {max(cv.fold_scores):.4f}"
@@ -153,6 +154,7 @@ def training_data(work: Work) -> TrainingData:
         keys=image_keys(ids),
         task=work.task,
         metric=competition.metric,
+        more_metrics=settings.competition.further_metrics,
         preprocessing=spec,
     )
 
@@ -209,55 +211,3 @@ def _precision(work: Work, data: TrainingData, folder: Path) -> Precision:
     with atomic(kept) as temporary:
         temporary.write_text(json.dumps(asdict(chosen)))
     return chosen
-
-
-def _epoch_logger(
-    work: Work, runs: dict[str, str], runs_file: Path, tags: dict[str, str]
-) -> Callable[[EpochRecord], None]:
-    """A child run a model, one batch of metrics an epoch. runs: ids by `cv`, `fold-0`, ..., kept in `runs_file`."""
-    from pipeline.crossval import model_name
-
-    def on_epoch(record: EpochRecord) -> None:
-        key = model_name(record.fold, record.seed, work.settings)
-        if key not in runs:
-            of_model = {"fold": str(record.fold), "seed": str(record.seed)}
-            runs[key] = work.tracker.start(key, {**tags, **of_model}, parent=runs["cv"])
-            work.tracker.params(runs[key], work.settings.flat("model", "train"))
-            with atomic(runs_file) as temporary:
-                temporary.write_text(json.dumps(runs))
-        values = asdict(record)
-        values[f"valid_{work.competition.metric}"] = values.pop("score")
-        metrics = {name: values[name] for name in values if name not in NOT_METRICS}
-        work.tracker.metrics(runs[key], metrics, step=record.epoch)
-        if record.is_last:
-            work.tracker.end(runs[key])
-
-    return on_epoch
-
-
-def _log_cv(work: Work, cv: CrossValidation, runs: dict[str, str], folder: Path) -> list[Path]:
-    """Scores, pictures and files to the parent run. Returns the files that later stages read."""
-    from pipeline.metrics import decisions
-    from pipeline.report import pictures
-
-    competition, tracker = work.competition, work.tracker
-    history = json.loads((folder / "history.json").read_text())
-    pictures.curves(history, competition.metric, folder / "curves.png")
-    outputs = cv.oof.filter(like="p_").to_numpy()
-    drawn = [folder / "curves.png"]
-    if competition.target in ("class", "ordinal"):
-        answers = decisions(outputs, competition.target)
-        pictures.confusion(cv.oof["target"].to_numpy(), answers, competition.classes, folder / "confusion.png")
-        drawn.append(folder / "confusion.png")
-    elif competition.target == "regression":
-        pictures.scatter(cv.oof["target"].to_numpy(), outputs[:, 0], folder / "scatter.png")
-        drawn.append(folder / "scatter.png")
-    name = f"oof_{competition.metric}"
-    tracker.metrics(runs["cv"], {name: cv.score, f"{name}_low": cv.interval.low, f"{name}_high": cv.interval.high})
-    files = [*cv.checkpoints, folder / "oof.parquet", folder / "history.json"]
-    for path in [*files, *drawn, work.folder / "folds.csv"]:
-        tracker.artifact(runs["cv"], path)
-    for key, run_id in runs.items():
-        if key != "cv":
-            tracker.end(run_id)
-    return files
