@@ -7,6 +7,7 @@ artifact, which MLflow run is being written. What a stage does stands in `stages
 from __future__ import annotations
 
 import datetime
+import getpass
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -43,6 +44,7 @@ ROOMS = {  # whose code a stage's result comes from
     "submit": (*_DATA, "metrics", "task", "augment", "model", "predict", "submit"),
     "score": (*_DATA, "metrics", "score"),
 }
+VERB_OF = {"eda": "eda", "folds": "folds", "cv": "train", "fold": "train", "submission": "submit"}  # of a run's stage
 TRAINS = ("train", "submit", "score", "overfit")  # verbs that may come to train a model
 
 
@@ -279,6 +281,9 @@ class Work:
             "resolved_settings": self.settings.fingerprint,
             "experiment_file": self.name,
             "code_version": receipts.code_version(),
+            "mlflow.user": _user(),
+            "mlflow.source.name": f"make {VERB_OF[stage]} EXP={self.experiment or self.name}",
+            "mlflow.source.type": "LOCAL",
         }
 
     @contextmanager
@@ -300,6 +305,14 @@ class Work:
                 self.tracker.end(open_run, "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
             raise
         self.tracker.end(run_id)
+
+
+def _user() -> str:
+    """Who ran it, as MLflow's own client would say; a container may not know."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 def say(verb: str, text: str) -> None:

@@ -97,7 +97,7 @@ def _log_models(work: Work, cv: CrossValidation, runs: dict[str, str], folder: P
                   "lr": work.settings.train.lr, "px": work.preprocessing.px, "file": path.name}  # fmt: skip
         tags = {"cv_run": runs["cv"], "sha256": receipts.sha256(path)}
         name = f"{work.settings.model.name}-{key}".replace(".", "_").replace("/", "_").replace(":", "_")
-        work.tracker.model(runs[key], name, params, {f"kept_{metric}": score}, len(epochs), tags)
+        work.tracker.model(runs[key], name, params, {f"kept_{metric}": score}, len(epochs), tags, parent=runs["cv"])
 
 
 def _pictures(work: Work, cv: CrossValidation, folder: Path) -> list[Path]:
@@ -128,8 +128,7 @@ def about_cv(work: Work, fold_receipt: Receipt, told: str, cv: CrossValidation |
         metric = work.competition.metric
         interval = f"95 % interval {cv.interval.low:.4f} to {cv.interval.high:.4f}"
         by_fold = f"by fold {min(cv.fold_scores):.4f} to {max(cv.fold_scores):.4f}"
-        lines = [f"**{metric} {cv.score:.4f}** of all out-of-fold rows, {interval}; {by_fold}.", *lines]
+        lines = [f"**{metric} {cv.score:.4f}** of all out-of-fold rows, {interval}; {by_fold}", *lines]
     seen = receipts.read(work.folder, "eda")
     parents = {"folds": fold_receipt.run_id, "first look at the data": seen.run_id if seen else ""}
-    return page(work, "A cross-validation: one model a fold, each row scored by a model that did not see it", lines,
-                "train", parents)  # fmt: skip
+    return page(work, "Each row scored by a model that did not see it.", lines, "train", parents)

@@ -63,7 +63,7 @@ def eda(work: Work) -> Receipt:
         datasets = [dataset(competition, "train", work.image_hashes[0])]
         datasets += [dataset(competition, "test", work.image_hashes[1])] if competition.test_rows else []
         work.tracker.inputs(run_id, datasets)
-        work.tracker.describe(run_id, page(work, "A first look at the data", [f"- {line}" for line in findings_lines(
+        work.tracker.describe(run_id, page(work, "A first look at the data.", [f"- {line}" for line in findings_lines(
             findings)] + ["The page is the artifact `eda.html`."], "eda", {}))  # fmt: skip
     n_of_class = [entry["n"] for entry in findings["classes"]]
     classes = f"{findings['n_classes']} classes of {min(n_of_class):,} to {max(n_of_class):,}"
@@ -114,7 +114,7 @@ def folds(work: Work) -> Receipt:
         work.tracker.params(run_id, inputs)
         work.tracker.metrics(run_id, audit.metrics())
         told = [f"{_scheme(work)}; hash `{hash_}`", *(f"- warning: {line}" for line in warnings)]
-        work.tracker.describe(run_id, page(work, "The folds, fixed once for every model", told, "folds",
+        work.tracker.describe(run_id, page(work, "The folds, fixed once for every model.", told, "folds",
                                            {"first look at the data": seen.run_id}))  # fmt: skip
         for file in (path, audit_path):
             work.tracker.artifact(run_id, file)

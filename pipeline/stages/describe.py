@@ -23,11 +23,10 @@ VERSIONS = ("torch", "timm", "mlflow", "numpy", "opencv-python-headless", "pillo
 def page(work: Work, what: str, lines: list[str], verb: str, parents: dict[str, str]) -> str:
     """what: one sentence. parents: text of a link -> id of a run that this one stands on."""
     code = receipts.code_version()
-    made = [f"**{what}**", *lines]
     links = [f"[{text}]({link(work, run_id)})" for text, run_id in parents.items() if run_id]
-    if links:
-        made.append("Made from: " + " · ".join(links))
-    made.append(f"To make it again, at code `{code}`:\n\n```\n{command(work, verb)}\n```")
+    made = [f"**{what}**" + (" Made from: " + " · ".join(links) if links else "")]  # MLflow shows four lines unasked
+    made.append(f"`{command(work, verb)}` makes it again, at code `{code}`.")
+    made += lines
     if code.endswith("-dirty"):
         made.append("The code had changes that were not committed: the artifact `uncommitted.diff`.")
     return "\n\n".join(made)
@@ -35,7 +34,12 @@ def page(work: Work, what: str, lines: list[str], verb: str, parents: dict[str, 
 
 def link(work: Work, run_id: str) -> str:
     """To a run, within MLflow's pages."""
-    return f"#/experiments/{work.tracker.experiment_id}/runs/{run_id}"
+    return run_link(work.tracker.experiment_id, run_id)
+
+
+def run_link(experiment_id: str, run_id: str) -> str:
+    """Without the last part MLflow 3 shows the run among pages made for language models."""
+    return f"#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
 
 def command(work: Work, verb: str) -> str:

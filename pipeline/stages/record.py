@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped
+from pipeline.stages.describe import run_link
 from pipeline.work import say
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def _log(
     """A run of its own, which names both."""
     tags = {"stage": "comparison", "cv_run_a": a.id, "cv_run_b": b.id, "folds": a.tags.get("folds", "")}
     run_id = tracker.start(f"comparison · {a.id[:8]} · {b.id[:8]} · {result.difference:+.4f}", tags)
-    links = [f"[{name}](#/experiments/{tracker.experiment_id}/runs/{run.id})"
+    links = [f"[{name}]({run_link(tracker.experiment_id, run.id)})"
              for name, run in zip(names, (a, b), strict=True)]  # fmt: skip
     tracker.describe(
         run_id, "\n\n".join([f"Paired comparison of {links[0]} with {links[1]} on the same folds.", *lines])

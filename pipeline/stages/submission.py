@@ -77,7 +77,7 @@ def submit(work: Work) -> Receipt:
         interval = f"95 % interval {trained.figures['low']:.4f} to {trained.figures['high']:.4f}"
         told = [f"{len(submission):,} rows, each the mean of {len(models)} models",
                 f"{competition.metric} {oof_score:.4f} out of fold, {interval}"]  # fmt: skip
-        work.tracker.describe(run_id, page(work, "A submission", told, "submit",
+        work.tracker.describe(run_id, page(work, "A submission.", told, "submit",
                                            {"cross-validation": trained.run_id}))  # fmt: skip
         for file in (path, record_path):
             work.tracker.artifact(run_id, file)

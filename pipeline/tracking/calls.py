@@ -109,7 +109,8 @@ def _model(client: MlflowClient, experiment_id: str, call: Call, again: bool) ->
         model = client.create_logged_model(experiment_id, call["name"], call["run"], tags, call["params"], "checkpoint")
     client.finalize_logged_model(model.model_id, "READY")
     client.log_batch(call["run"], metrics=_metrics(call, model.model_id))
-    client.log_outputs(call["run"], [LoggedModelOutput(model.model_id, call["step"])])
+    for run in filter(None, (call["run"], call["parent"])):
+        client.log_outputs(run, [LoggedModelOutput(model.model_id, call["step"])])
     return model.model_id
 
 

@@ -156,11 +156,12 @@ class Tracker:
 
     def model(
         self, run_id: str, name: str, params: Mapping[str, Any], metrics: Mapping[str, float], step: int,
-        tags: Mapping[str, str],
+        tags: Mapping[str, str], parent: str = "",
     ) -> None:  # fmt: skip
-        """A checkpoint for the Models view, which ranks by `metrics`."""
+        """A checkpoint for the Models view, which ranks by `metrics`. parent: a run that is to name it too."""
         self._call({"call": "model", "id": new_id(), "run": run_id, "name": name, "params": _legal(params, str),
-                    "metrics": _legal(metrics, float), "step": step, "tags": dict(tags), "time": now_ms()})  # fmt: skip
+                    "metrics": _legal(metrics, float), "step": step, "tags": dict(tags), "parent": parent,
+                    "time": now_ms()})  # fmt: skip
 
     def rename(self, run_id: str, name: str) -> None:
         self._call({"call": "rename", "run": run_id, "name": name})
