@@ -30,7 +30,7 @@ from pipeline.precision import Precision
 from pipeline.predict import predict
 from pipeline.records import EpochRecord, FoldRun, optimism
 from pipeline.resume import ResumeState
-from pipeline.train import TrainingData, train_fold
+from pipeline.train import TrainingData, out_of_memory_explained, train_fold
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,10 @@ def cross_validate(
             state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
             if not path.is_file():
                 which = FoldRun(split.number, len(splits(folds)), seed)
-                trained = train_fold(
-                    data, train_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
-                )
+                with out_of_memory_explained(settings.train):
+                    trained = train_fold(
+                        data, train_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
+                    )
                 of_fold = trained.outputs
                 with atomic(path.with_suffix(".json")) as temporary:
                     temporary.write_text(json.dumps([asdict(record) for record in trained.history]))
@@ -122,14 +123,17 @@ def cross_validate(
     group_of = dict(zip(folds["image_id"], folds["group"], strict=True))
     groups = np.array([group_of[image_id] for image_id in oof["image_id"]])
     kind, best = data.task.kind, settings.train.select == "best"
+    n = len({split.fold for split in splits(folds)})  # models of one split by one seed, one after the other
     curves = [[record.score for record in history] for history in histories]
+    each = [optimism(curves[i : i + n], parse_metric(data.metric, kind)) for i in range(0, len(curves), n)]
+    known = [value for value in each if value is not None]
     return CrossValidation(
         oof=oof,
         score=score(data.metric, targets, outputs, kind),
         interval=bootstrap_interval(data.metric, targets, outputs, groups if groups.any() else None, kind),
         fold_scores=fold_scores,
         checkpoints=checkpoints,
-        optimism=optimism(curves, parse_metric(data.metric, kind)) if best else None,
+        optimism=float(np.mean(known)) if best and known else None,
     )
 
 

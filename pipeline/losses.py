@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torchvision.ops import sigmoid_focal_loss
 
-from pipeline.config.training import (
+from pipeline.config.losses import (
+    BalancedSoftmax,
     BinaryCrossEntropy,
     Corn,
     CrossEntropy,
@@ -25,10 +25,11 @@ from pipeline.config.training import (
     RegressionLoss,
     SoftF1,
     SymmetricCrossEntropy,
-    Train,
 )
+from pipeline.config.training import Train
 from pipeline.task import Task
 
+TINY = 1e-7  # of a probability: below it a row counts as learnt
 Rows = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -87,10 +88,10 @@ def _of_rows(settings: Train, task: Task, targets: torch.Tensor, n_classes: int)
         return lambda x, y: focal(x, y, loss.gamma, loss.label_smoothing)
     if isinstance(loss, BinaryCrossEntropy):
         return lambda x, y: one_vs_all(x, y, loss.label_smoothing)
-    if isinstance(loss, LogitAdjustment):
+    if isinstance(loss, LogitAdjustment | BalancedSoftmax):
         # Menon et al. 2021, arXiv 2007.07314; with tau = 1 the balanced softmax of Ren et al. 2020, arXiv 2007.10740
         counts = torch.bincount(targets, minlength=n_classes).clamp_min(1).double()
-        tau = 1.0 if loss.name == "balanced_softmax" else loss.tau
+        tau = loss.tau if isinstance(loss, LogitAdjustment) else 1.0
         shift = (tau * (counts / counts.sum()).log()).float()
         smoothing = loss.label_smoothing
         return lambda x, y: F.cross_entropy(x + shift.to(x.device), y, reduction="none", label_smoothing=smoothing)
@@ -111,10 +112,13 @@ def focal(logits: torch.Tensor, targets: torch.Tensor, gamma: float, label_smoot
     """Lin et al. 2017, arXiv 1708.02002, without alpha (which is a class weight). Multilabel: each label by itself."""
     if targets.ndim == 2:
         smooth = targets * (1 - label_smoothing) + label_smoothing / 2
-        return sigmoid_focal_loss(logits, smooth, alpha=-1, gamma=gamma).mean(dim=1)
+        nll = F.binary_cross_entropy_with_logits(logits, smooth, reduction="none")
+        p = logits.sigmoid()
+        missing = (p * (1 - smooth) + (1 - p) * smooth).clamp_min(TINY)
+        return (missing**gamma * nll).mean(dim=1)
     nll = F.cross_entropy(logits, targets, reduction="none")
-    # 1 - p as -expm1(log p): near p = 1 a difference of floats would be 0, and its power without a gradient
-    missing = -torch.expm1(-nll)
+    # 1 - p as -expm1(log p), which is exact near p = 1. Held above 0, where a power below 1 has no finite gradient.
+    missing = (-torch.expm1(-nll)).clamp_min(TINY)
     return missing**gamma * F.cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)
 
 

@@ -48,7 +48,7 @@ def weighted(metric: Metric, targets: np.ndarray, outputs: np.ndarray, kind: str
         return _log_loss(targets, outputs, kind)
     if metric.kind in ("auc", "mean_average_precision"):
         truth = targets if kind == "multilabel" else np.eye(outputs.shape[1])[targets]
-        return _ranking(metric, truth.astype(bool), outputs)
+        return _ranking(metric, truth.astype(bool), outputs, kind)
     if metric.kind in ("top_#_accuracy", "map_at_#"):
         return _at_k(metric, targets, outputs, kind)
     if kind == "multilabel":
@@ -116,7 +116,7 @@ def _errors(metric: Metric, targets: np.ndarray, answers: np.ndarray) -> Weighte
             return square**0.5
         mean = np.average(targets, weights=weights)
         variance = float(np.average((targets - mean) ** 2, weights=weights))
-        return 1 - square / variance if variance else 0.0
+        return 1 - square / variance if variance else float(not square)
 
     return value
 
@@ -150,8 +150,13 @@ def _at_k(metric: Metric, targets: np.ndarray, outputs: np.ndarray, kind: str) -
     return lambda weights: float(np.average(rows, weights=weights))
 
 
-def _ranking(metric: Metric, truth: np.ndarray, outputs: np.ndarray) -> Weighted:
-    """Macro mean over the classes that have both members and others: area under the ROC curve, or average precision."""
+def _ranking(metric: Metric, truth: np.ndarray, outputs: np.ndarray, kind: str) -> Weighted:
+    """Macro mean of the area under the ROC curve, or of the average precision, of each class against the rest.
+
+    The area is over the classes that have both members and others, and one half where there is none. As in
+    scikit-learn, the precision of a label that no row has is 0, and of one that every row has 1; of a class that does
+    not occur it does not count, since classes, unlike labels, are drawn from a set that a fold may not hold whole.
+    """
     orders = [np.argsort(-outputs[:, c], kind="stable") for c in range(outputs.shape[1])]
     sorted_ = [outputs[order, c] for c, order in enumerate(orders)]
     ends = [np.append(np.flatnonzero(np.diff(values)), len(values) - 1) for values in sorted_]  # ties count together
@@ -161,16 +166,18 @@ def _ranking(metric: Metric, truth: np.ndarray, outputs: np.ndarray) -> Weighted
         members = truth[orders[c], c]
         hits = np.cumsum(of_row * members)[ends[c]]
         misses = np.cumsum(of_row * ~members)[ends[c]]
-        if not hits[-1] or not misses[-1]:
-            return np.nan
+        if not hits[-1]:
+            return 0.0 if metric.kind == "mean_average_precision" and kind == "multilabel" else np.nan
         if metric.kind == "auc":
+            if not misses[-1]:
+                return np.nan
             return float(np.trapezoid(np.append(0, hits), np.append(0, misses)) / hits[-1] / misses[-1])
         precision = hits / np.maximum(hits + misses, np.finfo(float).tiny)
         return float((np.diff(np.append(0, hits)) * precision).sum() / hits[-1])
 
     def value(weights: np.ndarray) -> float:
         values = np.array([of_class(c, weights) for c in range(truth.shape[1])])
-        return float(np.nanmean(values)) if not np.isnan(values).all() else 0.0
+        return float(np.nanmean(values)) if not np.isnan(values).all() else 0.5 * (metric.kind == "auc")
 
     return value
 

@@ -92,26 +92,26 @@ def lr_factor(
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return (step + 1) / (warmup + 1)
-    after = step - warmup
-    last = max(epochs * steps_per_epoch - 1 - warmup, 1)  # of the steps after the warm-up, counted from 0
+    after, n = step - warmup, max(epochs * steps_per_epoch - warmup, 1)  # n: steps after the warm-up
     if isinstance(schedule, Constant):
         return 1.0
     if isinstance(schedule, Cosine):
-        return _cosine(schedule, after, last)
+        return _cosine(schedule, after, n)
     if isinstance(schedule, Step):
         return schedule.gamma ** (after // (schedule.step_size * steps_per_epoch))
     if isinstance(schedule, MultiStep):
         return schedule.gamma ** sum(after >= epoch * steps_per_epoch for epoch in schedule.milestones)
     if isinstance(schedule, Plateau):
-        return max(schedule.factor ** n_drops(schedule, scores, metric), schedule.final)
+        since = scores[math.ceil(schedule.warmup_epochs) :]  # while the rate rises, no score says that it is too high
+        return max(schedule.factor ** n_drops(schedule, since, metric), schedule.final)
     if isinstance(schedule, OneCycle):
         # Smith & Topin 2017, arXiv 1708.07120, with torch's two cosines
-        peak = schedule.rise * (last + 1) - 1
+        peak = schedule.rise * n - 1
         if after <= peak:
             return _between(schedule.start, 1.0, after / peak if peak > 0 else 1.0)
-        return _between(1.0, schedule.final, (after - peak) / (last - peak))
+        return _between(1.0, schedule.final, (after - peak) / max(n - 1 - peak, 1e-9))
     assert isinstance(schedule, Polynomial)
-    return schedule.final + (1 - schedule.final) * (1 - min(after / last, 1.0)) ** schedule.power
+    return schedule.final + (1 - schedule.final) * (1 - after / n) ** schedule.power
 
 
 def _between(start: float, end: float, share: float) -> float:
@@ -119,13 +119,16 @@ def _between(start: float, end: float, share: float) -> float:
     return end + (start - end) * (1 + math.cos(math.pi * min(share, 1.0))) / 2
 
 
-def _cosine(schedule: Cosine, step: int, last: int) -> float:
-    """Loshchilov & Hutter 2017, arXiv 1608.03983; each cycle ends at `final`, the last one with the last step."""
+def _cosine(schedule: Cosine, step: int, n: int) -> float:
+    """Loshchilov & Hutter 2017, arXiv 1608.03983, as torch and timm draw it: a step past the end it would be `final`.
+
+    Not at the last step: a rate of 0 would waste it, which with one step an epoch is a whole epoch.
+    """
     lengths = [schedule.cycle_growth**i for i in range(schedule.cycles)]
-    ends = [(last + 1) * sum(lengths[: i + 1]) / sum(lengths) for i in range(schedule.cycles)]
+    ends = [n * sum(lengths[: i + 1]) / sum(lengths) for i in range(schedule.cycles)]
     cycle = next((i for i, end in enumerate(ends) if step < end), schedule.cycles - 1)
     start = ends[cycle - 1] if cycle else 0.0
-    share = (step - start) / max(ends[cycle] - 1 - start, 1e-9)
+    share = (step - start) / (ends[cycle] - start)
     peak = schedule.cycle_decay**cycle
     return _between(max(peak, schedule.final), schedule.final, share)
 

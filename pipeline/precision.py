@@ -15,11 +15,13 @@ import torch
 import torch.nn.functional as F
 
 from pipeline.atomic import atomic
+from pipeline.config.mistakes import Stopped
 from pipeline.config.settings import Experiment, fingerprint
 from pipeline.model import build_model
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SECONDS = 1.5  # a candidate, after its first steps
+CHECKED = 8  # steps whose gradients must be finite
 MARGIN = 0.97  # less than 3 % faster is no reason to leave plain fp32
 AGREEMENT = 0.05  # share of fp32's loss by which a candidate's may differ
 
@@ -69,6 +71,11 @@ def choose(
         return Precision(*known[key]), []
     measured = measure(settings, n_logits, mode, px, device)
     possible = [m for m in measured if not m.note]
+    if not possible:
+        tried = "; ".join(f"{m.precision}: {m.note}" for m in measured)
+        asked = f"train.precision={wanted} and train.channels_last={layout}"
+        raise Stopped(f"the model does not train with {asked} ({tried}). Try train.precision=fp32, or a smaller "
+                      "train.batch_size.")  # fmt: skip
     best = min(possible, key=lambda m: m.ms_per_image)
     plain = next((m for m in possible if m.precision == possible[0].precision), best)
     chosen = best if best.ms_per_image < MARGIN * plain.ms_per_image else plain
@@ -120,17 +127,20 @@ def _step_time(
         model.zero_grad(set_to_none=True)
         with torch.autocast(device.type, precision.dtype, precision.is_mixed):
             logits = model(images)
-        loss = F.cross_entropy(logits.float(), targets)
+        logits = logits.float()
+        loss = F.cross_entropy(logits, targets) if logits.shape[1] > 1 else F.mse_loss(logits[:, 0], images[:, 0, 0, 0])
         loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return loss.detach()
 
     first = float(step())
-    # bf16 on a CPU can give gradients that are no numbers where a feature map is one pixel wide (torch 2.15)
-    if not all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None):
-        first = float("nan")
-    step()
+    # bf16 on a CPU can give gradients that are no numbers where a feature map is one pixel wide (torch 2.15), and that
+    # by chance, so several steps are looked at
+    for _ in range(CHECKED):
+        step()
+        if not all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None):
+            first = float("nan")
     best, started = float("inf"), time.perf_counter()
     while time.perf_counter() - started < SECONDS:
         before = time.perf_counter()

@@ -22,9 +22,16 @@ def predict(
 
     The model is put into evaluation mode (dropout off, BatchNorm by its running statistics) and stays there. Always in
     float32, whatever it was trained in, and with a fixed batch size, so that the same rows give the same bits in
-    validation and in a later command.
+    validation and in a later command; only where the memory does not suffice for it, with half of it, and so on.
     """
     model.eval()
     normalise = Normalise(spec, device, is_channels_last(model))
-    parts = [task.outputs(model(normalise(part.to(device, non_blocking=True)))) for part in images.split(batch_size)]
-    return torch.cat(parts).float().cpu().numpy()  # one copy to the host, at the end
+    while True:
+        try:
+            parts = [task.outputs(model(normalise(p.to(device, non_blocking=True)))) for p in images.split(batch_size)]
+            return torch.cat(parts).float().cpu().numpy()  # one copy to the host, at the end
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise
+        batch_size //= 2
+        torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ Inputs are compared by content, so touching a file changes nothing. The code is 
 them: a pull that touches the loop must not throw away a night of training, so it is said, and FORCE=1 acts on it.
 """
 
+import getpass
 import hashlib
 import json
 import os
@@ -17,6 +18,18 @@ from typing import Any
 
 from pipeline.atomic import atomic
 from pipeline.config.settings import ROOT, fingerprint
+
+_DATA = ("competition", "images")
+ROOMS = {  # whose code a stage's result comes from
+    "eda": (*_DATA, "eda", "report"),
+    "folds": (*_DATA, "folds"),
+    "train": (
+        *(*_DATA, "metrics", "task", "losses", "optim", "augment", "feed", "model", "average", "precision", "predict"),
+        *("records", "resume", "train", "crossval"),
+    ),
+    "submit": (*_DATA, "metrics", "task", "augment", "model", "predict", "submit"),
+    "score": (*_DATA, "metrics", "score"),
+}
 
 
 @dataclass(frozen=True)
@@ -98,6 +111,14 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         files = sorted((ROOT / "pipeline").rglob("*.py"))
         return "source-" + fingerprint([[str(file.relative_to(ROOT)), sha256(file)] for file in files])
+
+
+def user() -> str:
+    """Who ran it, as MLflow's own client would say; a container may not know."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"
 
 
 def uncommitted() -> str:

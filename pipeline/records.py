@@ -62,17 +62,20 @@ def is_over(history: Sequence[EpochRecord], config: Train, metric: Metric) -> bo
 def optimism(curves: Sequence[Sequence[float]], metric: Metric) -> float | None:
     """By how much `select: best` flatters itself: mean over folds of its score above an honestly chosen epoch's.
 
-    Each fold's epoch is chosen honestly by the mean curve of the other folds, which never saw its validation rows.
-    curves: (folds, epochs) scores. None for fewer than two folds. Positive: `best` looks better than it is.
+    Each fold's epoch is chosen honestly by the mean curve of the other folds, none of whose validation rows are its
+    own: so folds of one split and one seed. curves: (folds, epochs) scores; where early stopping ended a fold, its
+    curve is shorter. None for fewer than two folds. Positive: `best` looks better than it is.
     """
     if len(curves) < 2:
         return None
-    n = min(len(curve) for curve in curves)  # early stopping makes them differ; the shortest is what all have
-    table = np.array([list(curve)[:n] for curve in curves])
+    table = np.full((len(curves), max(len(curve) for curve in curves)), np.nan)
+    for row, curve in zip(table, curves, strict=True):
+        row[: len(curve)] = curve
     sign = 1.0 if metric.greater_is_better else -1.0
     flattered = []
-    for fold, curve in enumerate(table):
-        others = np.delete(table, fold, axis=0).mean(axis=0)
-        honest = int(np.argmax(sign * others))
+    for fold, of_fold in enumerate(curves):
+        curve, others = np.array(of_fold), np.delete(table, fold, axis=0)[:, : len(of_fold)]
+        told = ~np.isnan(others).all(axis=0)  # epochs that another fold reached as well
+        honest = int(np.argmax(sign * np.nanmean(others[:, told], axis=0)))
         flattered.append(sign * (np.max(sign * curve) * sign - curve[honest]))
     return float(np.mean(flattered))

@@ -73,7 +73,7 @@ class ResumeState:
         return [EpochRecord(**record) for record in state["history"]]
 
     def _read(self, device: torch.device) -> dict[str, Any] | None:
-        if self.keeps_best and not self.best.is_file():
+        if self.keeps_best and not self._best_is_whole():
             return None  # without its best weights a state cannot be gone on with
         paths = [path for path in (self.path, self.previous) if path.is_file()]
         for path, other in zip(paths, [*paths[1:], None], strict=False):
@@ -90,6 +90,17 @@ class ResumeState:
                     raise Mistakes([Mistake(shown(path), message, valid, "resume")])
             return state
         return None
+
+    def _best_is_whole(self) -> bool:
+        if not self.best.is_file():
+            return False
+        try:
+            torch.load(self.best, map_location="cpu", weights_only=True)
+        except BROKEN as error:
+            told = f"{shown(self.best)} is unreadable ({type(error).__name__}): this fold starts anew"
+            warnings.warn(told, stacklevel=4)
+            return False
+        return True
 
     def keep_best(self, model: torch.nn.Module) -> None:
         """The best epoch's weights so far. Written before the state that says so: an epoch that is repeated after a

@@ -94,7 +94,8 @@ def train_fold(
     torch.manual_seed(mixed_seed(seed, fold))
     model = build_model(settings.model, task.n_logits, data.preprocessing.mode)
     model = model.to(device, memory_format=precision.memory_format)  # ty: ignore[no-matching-overload]
-    forward = model if config.compile == "off" else torch.compile(model, backend=config.compile)
+    # dynamic=False: else the kernels, and so the bits, depend on which batch sizes came before a kill
+    forward = model if config.compile == "off" else torch.compile(model, backend=config.compile, dynamic=False)
     head = head_parameters(model)
     loss_function = build_loss(config, task, targets[train_rows])
     optimizer = build_optimizer(model, head, config)
@@ -139,7 +140,7 @@ def train_fold(
             set_lr(optimizer, factors[step])
             for part in window.parts():
                 images, following, mixed, own = prepare(window, part, normalise, device)
-                with out_of_memory_explained(config), torch.autocast(device.type, precision.dtype, precision.is_mixed):
+                with torch.autocast(device.type, precision.dtype, precision.is_mixed):
                     logits = forward(images)  # (B, n_logits), no softmax: the loss does that stably
                 logits = logits.float()  # and in full precision, where sums of exponentials need it
                 loss = loss_function(logits, to_device(targets[window.rows[part]], device))  # (B,), one value a row
@@ -149,8 +150,7 @@ def train_fold(
                 # memory and nothing else. Dividing by the nominal count would shrink the last step; not dividing at
                 # all would make `accumulation` a hidden factor of the learning rate.
                 loss = loss.sum() / len(window.rows)
-                with out_of_memory_explained(config):
-                    scaler.scale(loss).backward()  # adds to .grad, which is what makes accumulation work
+                scaler.scale(loss).backward()  # adds to .grad, which is what makes accumulation work
                 losses[step] += loss.detach()  # detached, or the graph of every step would stay in memory
             # One bad batch may not throw the weights far away. Clipped once, on the whole window's gradient.
             scaler.unscale_(optimizer)
@@ -165,7 +165,7 @@ def train_fold(
         # The epoch's one look at the device. A NaN has spoilt the weights by now, but they are saved only further down.
         losses, norms = losses.cpu().double(), norms.cpu().double()
         where = f"fold {fold}, epoch {epoch + 1}"
-        stop_if_diverged(losses, norms, where, config.lr * factors[0], data.image_ids, windows, scaler.is_enabled())
+        stop_if_diverged(losses, norms, where, config.lr * np.array(factors), data.image_ids, windows, precision)
         trained = time.perf_counter()
         if average and config.select == "swa" and epoch >= swa_from:
             average.update(model, 1 / (epoch - swa_from + 1))
@@ -258,9 +258,37 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     return (tensor if tensor.is_pinned() else tensor.pin_memory()).to(device, non_blocking=True)
 
 
+def stop_if_diverged(
+    losses: torch.Tensor,
+    norms: torch.Tensor,
+    where: str,
+    lrs: np.ndarray,
+    image_ids: np.ndarray,
+    windows: list[tuple[np.ndarray, list[int]]],
+    precision: Precision,
+) -> None:
+    """Raises `TrainingDiverged` at the first step whose loss or gradient is not finite. lrs: (n_steps,).
+
+    In fp16 a gradient that overflowed was left out by the scaler, which is its way to find the scale; unless all did.
+    """
+    scaled = precision.dtype is torch.float16
+    bad = ~losses.isfinite() if scaled and norms.isfinite().any() else ~(losses.isfinite() & norms.isfinite())
+    if not bad.any():
+        return
+    step = int(bad.nonzero()[0])
+    what = f"the loss is {losses[step]:.4g}" if not losses[step].isfinite() else "the loss is finite, its gradient not"
+    ids = image_ids[windows[step][0]]
+    mixed = "train.precision=fp32 first: 16 bits may not do for this model. Else " if precision.is_mixed else ""
+    raise TrainingDiverged(
+        f"{where}, step {step + 1} of {len(windows)}: {what} (gradient norm {norms[step]:.4g}, learning rate "
+        f"{lrs[step]:.3g}). Images of that step: {', '.join(ids[:64])}"
+        f"{f' and {len(ids) - 64} more' if len(ids) > 64 else ''}. {REMEDY.replace('Try ', f'Try {mixed}', 1)}"
+    )
+
+
 @contextmanager
 def out_of_memory_explained(config: Train) -> Generator[None]:
-    """Turns torch's out-of-memory errors, of a GPU or of the host, into what to set next."""
+    """Around `train_fold`: turns torch's out-of-memory errors, of a GPU or of the host, into what to set next."""
     try:
         yield
     except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -273,30 +301,3 @@ def out_of_memory_explained(config: Train) -> Generator[None]:
             f"Try train.batch_size={smaller} train.accumulation={more}: as many images a step, so the learning rate "
             f"stays right (BatchNorm sees smaller batches). Then train.precision=auto, or a smaller images.px."
         ) from error
-
-
-def stop_if_diverged(
-    losses: torch.Tensor,
-    norms: torch.Tensor,
-    where: str,
-    lr: float,
-    image_ids: np.ndarray,
-    windows: list[tuple[np.ndarray, list[int]]],
-    scaled: bool,
-) -> None:
-    """Raises `TrainingDiverged` at the first step whose loss or gradient is not finite.
-
-    scaled: a gradient that overflowed was left out by the scaler, which is its way to find the scale; unless all did.
-    """
-    bad = ~losses.isfinite() if scaled and norms.isfinite().any() else ~(losses.isfinite() & norms.isfinite())
-    if not bad.any():
-        return
-    step = int(bad.nonzero()[0])
-    what = "loss" if not losses[step].isfinite() else "gradient"
-    ids = image_ids[windows[step][0]]
-    raise TrainingDiverged(
-        f"{where}, step {step + 1} of {len(windows)}: the {what} is {losses[step]:.4g} with a "
-        f"gradient norm of {norms[step]:.4g} (learning rate {lr:.3g} at the start of the epoch). "
-        f"Images of that step: {', '.join(ids[:8])}{', ...' if len(ids) > 8 else ''}. "
-        f"{REMEDY}"
-    )

@@ -7,7 +7,6 @@ artifact, which MLflow run is being written. What a stage does stands in `stages
 from __future__ import annotations
 
 import datetime
-import getpass
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -19,9 +18,10 @@ import yaml
 
 from pipeline import receipts
 from pipeline.competition.contract import WHERE, Competition, Row
-from pipeline.competition.labels import check_label_bounds, part_values
+from pipeline.competition.labels import check_class_weights, check_label_bounds, part_values
 from pipeline.competition.paths import missing_images
 from pipeline.competition.sources import open_competition
+from pipeline.config.losses import GivenWeights
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import ROOT, RUNS, Experiment, fingerprint
 from pipeline.images.content import MISSING, content_hashes, images_hash
@@ -33,17 +33,6 @@ if TYPE_CHECKING:
     from pipeline.task import Task
     from pipeline.tracking.runs import Tracker
 
-_DATA = ("competition", "images")
-ROOMS = {  # whose code a stage's result comes from
-    "eda": (*_DATA, "eda", "report"),
-    "folds": (*_DATA, "folds"),
-    "train": (
-        *(*_DATA, "metrics", "task", "losses", "optim", "augment", "feed", "model", "average", "precision", "predict"),
-        *("records", "resume", "train", "crossval"),
-    ),
-    "submit": (*_DATA, "metrics", "task", "augment", "model", "predict", "submit"),
-    "score": (*_DATA, "metrics", "score"),
-}
 VERB_OF = {"eda": "eda", "folds": "folds", "cv": "train", "fold": "train", "submission": "submit"}  # of a run's stage
 TRAINS = ("train", "submit", "score", "overfit")  # verbs that may come to train a model
 
@@ -126,7 +115,7 @@ class Work:
         if self.settings.train.loss.name == "corn":
             return Task(kind, "corn", classes)
         if self.settings.model.heads == "parts":
-            return Task(kind, "parts", classes, parts=part_values(self.settings.competition))
+            return Task(kind, "parts", classes, parts=part_values(self.settings.competition, classes))
         return Task(kind, "one_vs_all" if self.settings.train.loss.name == "bce" else "softmax", classes)
 
     @cached_property
@@ -193,9 +182,11 @@ class Work:
         if settings.images.store not in ("auto", "off"):
             mistakes += check_side(settings.images.store, self.preprocessing)
         mistakes += check_label_bounds(settings.competition, settings.train.label_bounds)
+        if isinstance(settings.train.class_weights, GivenWeights):
+            mistakes += check_class_weights(settings.train.class_weights.weights, self.competition.classes)
         mistakes += check_folds(self.competition, settings.folds)
         if self.target in TRAINS:
-            from pipeline.model import check_model
+            from pipeline.model_checks import check_model
 
             mistakes += check_model(settings, max(self.task.n_logits, 1))
         mistakes += self._fill_store()
@@ -215,7 +206,7 @@ class Work:
         if why:
             say(verb, "; ".join(why[:4]) + (f"; and {len(why) - 4} more" if len(why) > 4 else ""))
             return None
-        now = receipts.code_hashes(ROOMS[verb])
+        now = receipts.code_hashes(receipts.ROOMS[verb])
         other = sorted(file for file in receipt.code.keys() | now.keys() if receipt.code.get(file) != now.get(file))
         note = f"; but {', '.join(other)} changed since: make {verb} FORCE=1 makes it again" if other else ""
         say(verb, f"up to date{note}")
@@ -237,7 +228,7 @@ class Work:
             fingerprint=fingerprint(inputs),
             artifacts={path.name: receipts.artifact(path, self.folder) for path in files},
             figures=figures,
-            code=receipts.code_hashes(ROOMS[verb]),
+            code=receipts.code_hashes(receipts.ROOMS[verb]),
             code_version=receipts.code_version(),
             run_id=run_id,
             made_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -281,7 +272,7 @@ class Work:
             "resolved_settings": self.settings.fingerprint,
             "experiment_file": self.name,
             "code_version": receipts.code_version(),
-            "mlflow.user": _user(),
+            "mlflow.user": receipts.user(),
             "mlflow.source.name": f"make {VERB_OF[stage]} EXP={self.experiment or self.name}",
             "mlflow.source.type": "LOCAL",
         }
@@ -305,14 +296,6 @@ class Work:
                 self.tracker.end(open_run, "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
             raise
         self.tracker.end(run_id)
-
-
-def _user() -> str:
-    """Who ran it, as MLflow's own client would say; a container may not know."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
 
 
 def say(verb: str, text: str) -> None:

@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "folds": {"config", "competition", "atomic"},
     "feed": {"config", "augment"},
     "model": {"config", "atomic", "optim", "task"},
+    "model_checks": {"config", "model", "optim"},
     "precision": {"config", "atomic", "model"},
     "predict": {"config", "images", "augment", "model", "task"},
     "average": set(),
@@ -44,14 +45,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ui": {"config", "tracking"},
     "fixes": {"config", "atomic"},
     "work": {
-        *("config", "competition", "images", "folds", "model", "task", "tracking", "receipts"),
+        *("config", "competition", "images", "folds", "model", "model_checks", "task", "tracking", "receipts"),
         *("progress", "atomic"),
     },
     "stages": {"*"},
     "__main__": {"*"},
     "__init__": set(),
 }
-ONLY_HERE = {"mlflow": {"tracking"}, "optuna": {"tune"}, "matplotlib": {"report"}, "timm": {"model", "optim"}}
+ONLY_HERE = {
+    "mlflow": {"tracking"},
+    "optuna": {"tune"},
+    "matplotlib": {"report"},
+    "timm": {"model", "model_checks", "optim"},
+}
 MAX_LINES = 320
 
 

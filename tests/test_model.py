@@ -10,7 +10,7 @@ import safetensors.torch
 import timm
 import torch
 
-from pipeline import model as room
+from pipeline import model_checks as room
 from pipeline.config.data import Images, Preprocessing
 from pipeline.config.mistakes import Mistakes, Stopped
 from pipeline.config.settings import ROOT, Experiment
@@ -18,13 +18,12 @@ from pipeline.config.training import Model
 from pipeline.model import (
     CheckpointInfo,
     build_model,
-    check_model,
-    check_pretrained,
     checkpoint_info,
     load_checkpoint,
     preprocessing,
     save_checkpoint,
 )
+from pipeline.model_checks import check_model, check_pretrained
 from pipeline.task import Task
 
 SPEC = Preprocessing(mode="L", px=32, crop=1.0, interpolation="bicubic", mean=(0.5,), std=(0.25,))

@@ -102,7 +102,7 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
         mistakes=mistakes,
         notes=found.notes,
         parts={name: part.values for name, part in settings.parts.items()},
-        class_means=parts.means if parts else (),
+        class_means=parts.means(classes) if parts else (),
         root=found.root,
         separator=settings.label_separator,
         probability_columns=found.sample_classes,
@@ -177,7 +177,12 @@ def _classes(train: list[Row], settings: Declared, found: Found, mistakes: list[
     """The classes in order: as set, or as found in train, by number where all are numbers."""
     if settings.classes == "from train":
         labels = {label for row in train for label in labels_of(row)}
-        named = sorted(labels - {""}, key=lambda c: (0, int(c), c) if c.isdecimal() else (1, 0, c))
+        values = {label: number(label) for label in labels - {""}}
+        if settings.target == "ordinal" and None in values.values():
+            told = f"competition.target=ordinal, and the order of {', '.join(sorted(values)[:6])} is not said"
+            valid = "valid: competition.classes, from the lowest to the highest, e.g. [low, medium, high]"
+            mistakes.append(Mistake(found.train_place, told, valid, "classes"))
+        named = sorted(values, key=lambda c: (values[c] is None, values[c] or 0.0, c))
         if train and len(named) < 2:
             told = f"{len(named)} class in column {found.label_column!r}"
             mistakes.append(Mistake(found.train_place, told, "valid: at least two", "classes"))

@@ -33,8 +33,10 @@ def read_numbers(rows: list[Row], place: str, mistakes: list[Mistake]) -> tuple[
             values.append(value)
     ranked = sorted(values)
     edges = sorted({ranked[i * len(ranked) // N_BINS] for i in range(N_BINS)}) if ranked else []
+    if len(edges) == 1 and ranked[-1] > edges[0]:  # most are the lowest: zeros, and some that are not
+        edges.append(next(value for value in ranked if value > edges[0]))
     if ranked and len(edges) < 2:
-        found = f"nearly all labels are {ranked[0]:g}"
+        found = f"all labels are {ranked[0]:g}"
         mistakes.append(Mistake(place, found, "valid: numbers that differ (competition.target=regression)", "classes"))
     ends = [*edges[1:], ranked[-1]] if ranked else []
     names = tuple(f"{low:g} to {high:g}" for low, high in zip(edges, ends, strict=True))

@@ -6,7 +6,7 @@ competition stands here: mask x gender x age with the age cut at 30 and 60 is th
 
 import ast
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
@@ -31,12 +31,14 @@ class Scheme:
         """By number."""
         return tuple(sorted(self.class_of.values(), key=int))
 
-    @property
-    def means(self) -> tuple[str, ...]:
-        """What each class says in words, in the order of `classes`."""
+    def means(self, classes: Sequence[str]) -> tuple[str, ...]:
+        """What each class says in words; of one that the formula never gives, its name."""
         places_of = {name: places for places, name in self.class_of.items()}
         values = [part.values for part in self.parts.values()]
-        return tuple(", ".join(v[i] for v, i in zip(values, places_of[name], strict=True)) for name in self.classes)
+        return tuple(
+            ", ".join(v[i] for v, i in zip(values, places_of[name], strict=True)) if name in places_of else name
+            for name in classes
+        )
 
     def read(self, raw: Row, image_id: str, mistakes: list[Mistake]) -> Row:
         """`label`, and text and value of each part; a row that cannot be read is told and has an empty label."""
@@ -123,12 +125,24 @@ def training_labels(rows: list[Row], settings: Declared, bounds: Mapping[str, tu
     return [label(row, changed) if label(row, own.parts) == row["label"] else row["label"] for row in rows]
 
 
-def part_values(settings: Declared) -> tuple[tuple[int, ...], ...]:
-    """For each part, the place of the value that each class has, in the order of the classes."""
+def part_values(settings: Declared, classes: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """For each part, the place of the value that each class has, in the order of `classes`."""
     own = scheme(settings, [])
     places_of = {name: places for places, name in own.class_of.items()}
-    table = [places_of[name] for name in own.classes]
+    table = [places_of[name] for name in classes]
     return tuple(tuple(places[part] for places in table) for part in range(len(own.parts)))
+
+
+def check_class_weights(weights: Mapping[str, float], classes: Sequence[str]) -> list[Mistake]:
+    """`train.class_weights.weights` that leave a class out, or name one that there is not."""
+    mistakes, where, kind = [], "train.class_weights.weights", "class weights"
+    for name in weights:
+        if name not in classes:
+            found = f"no class {name!r}{nearest(name, classes)}"
+            mistakes.append(Mistake(where, found, f"valid: {', '.join(classes)}", kind))
+    if left := [name for name in classes if name not in weights]:
+        mistakes.append(Mistake(where, f"none for {', '.join(left[:8])}", "valid: one for each class", kind))
+    return mistakes
 
 
 def check_label_bounds(settings: Declared, bounds: Mapping[str, tuple[float, ...]]) -> list[Mistake]:

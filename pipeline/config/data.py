@@ -13,6 +13,9 @@ from pipeline.config.metric import parse_metric
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Text = Annotated[str, Field(strict=True)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Number = Annotated[float, Field(strict=True)]
 Channels = Annotated[tuple[Number, ...], Field(strict=False, min_length=1, max_length=3)]
 Strings = Annotated[tuple[Text, ...], Field(strict=False, min_length=2)]
@@ -68,7 +71,7 @@ class Declared(Settings):
     target: Literal["class", "multilabel", "ordinal", "regression"] = "class"
     label_separator: Annotated[str, Field(min_length=1)] = " "  # between the labels of one row, for multilabel
     metric: str = "macro_f1"  # see `metrics`: its direction is known there
-    more_metrics: Strings | Literal["none"] = "none"  # recorded beside it after every epoch; nothing is decided by them
+    more_metrics: OneOrMore | Literal["none"] = "none"  # recorded beside it; nothing is decided by them
     # A label of several parts; then `formula` joins them into the class and `label_column` is not read.
     parts: dict[Name, Part] = Field(default_factory=dict)
     formula: str | Literal["none"] = "none"  # e.g. 6 * mask + 3 * gender + age, over the places of the parts' values

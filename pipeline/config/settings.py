@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import model_validator
 
 from pipeline.config.data import CompetitionSettings, Eda, Folds, Images, Settings
-from pipeline.config.training import LOSSES_OF, Augment, Balanced, GivenWeights, Model, NoWeights, Train
+from pipeline.config.losses import LOSSES_OF, GivenWeights, NoWeights
+from pipeline.config.training import Augment, Balanced, Model, Train
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: all relative paths in settings start here
 RUNS = ROOT / "mlruns"  # everything the pipeline writes
@@ -62,6 +63,9 @@ class Experiment(Settings):
         if self.model.heads == "parts":
             if not self.competition.parts:
                 wrong.append("model.heads=parts needs competition.parts")
+            if train.loss.name in ("corn", "bce"):
+                wrong.append(f"train.loss.name={train.loss.name} gives the parts no probabilities to multiply, which "
+                             "model.heads=parts does; try cross_entropy")  # fmt: skip
             if isinstance(train.class_weights, GivenWeights):
                 wrong.append("train.class_weights=given names classes, and model.heads=parts has none; try inverse")
         if wrong:

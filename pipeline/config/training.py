@@ -8,11 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from pipeline.config.data import Bounds, Number, Settings
+from pipeline.config.data import Bounds, NotNegative, Number, Positive, Settings, Share
+from pipeline.config.losses import ClassWeights, CrossEntropy, Loss, NoWeights
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 Range = Annotated[tuple[Number, ...], Field(strict=False, min_length=2, max_length=2)]
 
 
@@ -84,93 +82,6 @@ class Augment(Settings):
         return self
 
 
-# --- losses --------------------------------------------------------------------------------------------------------
-
-
-class CrossEntropy(Settings):
-    name: Literal["cross_entropy"] = "cross_entropy"
-    label_smoothing: Share = 0.0
-
-
-class Focal(Settings):
-    name: Literal["focal"]
-    gamma: NotNegative = 2.0
-    label_smoothing: Share = 0.0
-
-
-class BinaryCrossEntropy(Settings):
-    name: Literal["bce"]  # each class against the rest
-    label_smoothing: Share = 0.0
-
-
-class LogitAdjustment(Settings):
-    name: Literal["logit_adjustment", "balanced_softmax"]  # the second is the first with tau = 1
-    tau: NotNegative = 1.0
-    label_smoothing: Share = 0.0
-
-
-class SoftF1(Settings):
-    name: Literal["soft_f1"]
-
-
-class GeneralizedCrossEntropy(Settings):
-    name: Literal["generalized_cross_entropy"]
-    q: Annotated[float, Field(gt=0, le=1)] = 0.7  # towards 0: cross entropy; 1: mean absolute error
-
-
-class SymmetricCrossEntropy(Settings):
-    name: Literal["symmetric_cross_entropy"]
-    alpha: NotNegative = 0.1  # of cross entropy
-    beta: NotNegative = 1.0  # of reverse cross entropy
-    log_zero: Annotated[float, Field(lt=0)] = -4.0  # what stands for log 0 in it
-
-
-class Corn(Settings):
-    name: Literal["corn"]  # for ordinal targets
-
-
-class RegressionLoss(Settings):
-    name: Literal["mse", "mae"]
-
-
-class Huber(Settings):
-    name: Literal["huber"]
-    delta: Positive = 1.0  # in standard deviations of the training targets
-
-
-Loss = (
-    CrossEntropy | Focal | BinaryCrossEntropy | LogitAdjustment | SoftF1 | GeneralizedCrossEntropy
-    | SymmetricCrossEntropy | Corn | RegressionLoss | Huber
-)  # fmt: skip
-_CLASS = ("cross_entropy", "focal", "bce", "logit_adjustment", "balanced_softmax", "soft_f1",
-          "generalized_cross_entropy", "symmetric_cross_entropy")  # fmt: skip
-LOSSES_OF = {  # the first is what a target of that kind is trained with where nothing is said
-    "class": _CLASS,
-    "multilabel": ("bce", "focal", "soft_f1"),
-    "ordinal": ("corn", *_CLASS),
-    "regression": ("mse", "mae", "huber"),
-}
-
-
-class NoWeights(Settings):
-    name: Literal["none"] = "none"
-
-
-class InverseFrequency(Settings):
-    name: Literal["inverse"]
-    power: Annotated[float, Field(gt=0, le=1)] = 1.0  # 0.5: by the square root
-
-
-class EffectiveNumber(Settings):
-    name: Literal["effective"]
-    beta: Annotated[float, Field(gt=0, lt=1)] = 0.999
-
-
-class GivenWeights(Settings):
-    name: Literal["given"]
-    weights: dict[str, Positive]  # one a class
-
-
 class Shuffle(Settings):
     name: Literal["shuffle"] = "shuffle"  # each image once an epoch
 
@@ -214,8 +125,10 @@ class Step(_Schedule):
 
 
 class MultiStep(_Schedule):
-    name: Literal["multistep"]
-    milestones: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)]  # epochs
+    name: Literal["multistep"]  # drops after so many epochs, counted after the warm-up
+    milestones: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False, min_length=1)
+    ]  # epochs after the warm-up
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
 
 
@@ -243,7 +156,6 @@ class Polynomial(_Schedule):
 
 
 Schedule = Constant | Cosine | Step | MultiStep | Plateau | OneCycle | Polynomial
-ClassWeights = NoWeights | InverseFrequency | EffectiveNumber | GivenWeights
 
 
 class Train(Settings):
@@ -295,6 +207,9 @@ class Train(Settings):
             raise ValueError(f"train.freeze_epochs={self.freeze_epochs} leaves nothing of train.epochs={self.epochs}")
         if self.select == "swa" and self.early_stopping != "off":
             raise ValueError("train.select=swa averages the last epochs, which train.early_stopping may never reach")
+        if self.loss.name == "soft_f1" and not isinstance(self.class_weights, NoWeights):
+            raise ValueError(f"train.class_weights={self.class_weights.name} has no effect on train.loss.name=soft_f1, "
+                             "which scores whole batches with every class alike")  # fmt: skip
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"train.seeds={list(self.seeds)} names a seed twice: the same models again")
         if isinstance(self.schedule, MultiStep) and list(self.schedule.milestones) != sorted(
@@ -304,9 +219,17 @@ class Train(Settings):
         return self
 
 
-def notes(train: Train) -> list[str]:
+def notes(train: Train, augment: Augment) -> list[str]:
     """What works, and is worth a second thought."""
     told = []
+    schedule, left = train.schedule, train.epochs - train.schedule.warmup_epochs
+    first = {"step": getattr(schedule, "step_size", 0), "multistep": getattr(schedule, "milestones", (0,))[0],
+             "plateau": getattr(schedule, "patience", 0) + 1}.get(schedule.name, 0)  # fmt: skip
+    if first >= left:
+        told.append(f"train.schedule.name={schedule.name} never drops the learning rate: its first drop is due after "
+                    f"{first} epochs, and {left:g} follow the warm-up")  # fmt: skip
+    if (augment.mixup or augment.cutmix) and augment.mix_stop_epochs >= train.epochs:
+        told.append(f"augment.mix_stop_epochs={augment.mix_stop_epochs} leaves no epoch of {train.epochs} that mixes")
     corrections = {
         f"train.class_weights.name={train.class_weights.name}": train.class_weights.name != "none",
         f"train.sampler.name={train.sampler.name}": train.sampler.name != "shuffle",

@@ -130,7 +130,7 @@ class Store:
                     return pool.map(lambda part: [self._decode(rows[i], hashes[i]) for i in part], parts)
 
                 under_way = start(chunks[0]) if chunks else iter([])
-                for chunk, following in zip(chunks, [*chunks[1:], []], strict=True):
+                for chunk, following in zip(chunks, [*chunks[1:], []], strict=False):
                     done = [result for part in under_way for result in part]
                     under_way = start(following)  # while this one is written
                     mistakes += [result for result in done if isinstance(result, Mistake)]

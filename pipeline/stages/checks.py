@@ -39,7 +39,7 @@ def overfit(work: Work) -> None:
     from pipeline.precision import Precision
     from pipeline.records import EpochRecord, FoldRun
     from pipeline.resume import ResumeState
-    from pipeline.train import train_fold
+    from pipeline.train import out_of_memory_explained, train_fold
 
     class Learnt(Exception):
         pass
@@ -67,7 +67,8 @@ def overfit(work: Work) -> None:
         state = ResumeState(Path(folder) / "state", {})
         try:
             seed = settings.train.seeds[0]
-            train_fold(data, rows, rows, FoldRun(0, 1, seed), settings, Precision(), device, state, on_epoch)
+            with out_of_memory_explained(settings.train):
+                train_fold(data, rows, rows, FoldRun(0, 1, seed), settings, Precision(), device, state, on_epoch)
         except Learnt:
             say("overfit", f"learnt after {len(losses)} steps: loss {losses[0]:.4f} to {losses[-1]:.4f}")
             return

@@ -42,6 +42,8 @@ def train(work: Work) -> Receipt:
         "weights": work.weights_hash,
         "trained labels": _trained_labels(work),
         "metric": competition.metric,
+        "target": competition.target,
+        "parts": fingerprint([work.task.parts, competition.class_means]),
         "classes": list(competition.classes),
         "folds": fold_receipt.figures["hash"],
         "train images": work.image_hashes[0],
@@ -75,7 +77,7 @@ def train(work: Work) -> Receipt:
     say("train", told)
     title = f"cv · {settings.model.name} · {settings.train.loss.name}"
     tags = {**identity, "folds_run": fold_receipt.run_id, **machine(device)}
-    for note in notes(settings.train):
+    for note in notes(settings.train, settings.augment):
         say("train", f"note: {note}")
     _tell_disk(work, data.task, n_folds * n_seeds, folder)
     precision = _precision(work, data, folder)
@@ -105,6 +107,9 @@ def train(work: Work) -> Receipt:
         figures["optimism_of_best"] = cv.optimism
         say("train", f"train.select=best looks about {cv.optimism:.4f} better than it is: each fold's epoch was chosen "
             "on the rows that score it (judged by the epoch that the other folds would have chosen)")  # fmt: skip
+    elif settings.train.select == "best":
+        say("train", "train.select=best looks better than it is, since its epoch was chosen on the rows that score it; "
+            "by how much, a single hold-out cannot tell (folds.k=5 can)")  # fmt: skip
     return work.finish("train", inputs, files, run_id, figures, started)
 
 
@@ -184,8 +189,13 @@ def _tell_disk(work: Work, task: Task, n_models: int, folder: Path) -> None:
     for_resuming = 2 * size * (4 if train.select in ("ema", "swa") else 3) + size * (train.select == "best")
     stay = n_models * size
     free = shutil.disk_usage(folder).free
-    say("train", f"{n_models} models of {size / 1e6:,.1f} MB will stay in {shown(work.folder)}, and up to "
-        f"{for_resuming / 1e6:,.0f} MB more while one is trained")  # fmt: skip
+    say("train", f"{n_models} models of {size / 1e6:,.1f} MB stay in {shown(work.folder)} and again in MLflow, and "
+        f"up to {for_resuming / 1e6:,.0f} MB more while one is trained")  # fmt: skip
+    for other in {path.parent for path in work.folder.glob("train-*/*.state")} - {folder}:
+        left = sum(path.stat().st_size for path in other.glob("*.state*"))
+        say("train", f"note: training under other settings was not finished: {shown(other)} holds {left / 1e6:,.0f} MB "
+            "to go on from; delete it if that is not wanted")  # fmt: skip
+    stay = 2 * stay
     if stay + for_resuming > free:
         found = f"the checkpoints need about {(stay + for_resuming) / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
         raise Mistakes(

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pipeline.config.load import load
 from pipeline.config.mistakes import Mistakes
 from pipeline.config.settings import ROOT, Experiment
-from pipeline.config.training import Constant, Train, notes
+from pipeline.config.training import Augment, Constant, Train, notes
 
 GOOD = "competition: {source: digits}\n"
 
@@ -181,13 +181,37 @@ def test_each_base_gives_a_whole_experiment_and_what_a_file_says_wins(tmp_path, 
 
 
 def test_an_imbalance_that_is_corrected_twice_is_noted():
-    assert notes(Train()) == []
-    assert notes(Train(sampler={"name": "balanced"}, loss={"name": "focal"})) == []
-    [note] = notes(Train(class_weights={"name": "inverse"}, sampler={"name": "balanced"}))
+    assert notes(Train(), Augment()) == []
+    assert notes(Train(sampler={"name": "balanced"}, loss={"name": "focal"}), Augment()) == []
+    [note] = notes(Train(class_weights={"name": "inverse"}, sampler={"name": "balanced"}), Augment())
     assert "twice" in note and "train.sampler" in note and "train.class_weights" in note
     [note] = notes(
-        Train(class_weights={"name": "inverse"}, sampler={"name": "balanced"}, loss={"name": "balanced_softmax"})
+        Train(class_weights={"name": "inverse"}, sampler={"name": "balanced"}, loss={"name": "balanced_softmax"}),
+        Augment(),
     )
     assert "three times" in note
-    [note] = notes(Train(loss={"name": "soft_f1"}))
+    [note] = notes(Train(loss={"name": "soft_f1"}), Augment())
     assert "lost" in note
+
+
+@pytest.mark.parametrize(
+    ("train", "augment", "told"),
+    [
+        ({"schedule": {"name": "step"}}, {}, "never drops the learning rate: its first drop is due after 10 epochs"),
+        ({"schedule": {"name": "multistep", "milestones": [9], "warmup_epochs": 2}}, {}, "and 8 follow the warm-up"),
+        ({"schedule": {"name": "plateau", "patience": 50}}, {}, "never drops"),
+        ({"epochs": 3}, {"mixup": 0.2, "mix_stop_epochs": 3}, "leaves no epoch of 3 that mixes"),
+    ],
+)
+def test_what_would_never_happen_is_noted(train, augment, told):
+    [note] = notes(Train.model_validate(train), Augment.model_validate(augment))
+    assert told in note
+
+
+def test_a_schedule_that_drops_is_not_noted():
+    for schedule in (
+        {"name": "step", "step_size": 3},
+        {"name": "multistep", "milestones": [3, 30]},
+        {"name": "plateau"},
+    ):
+        assert notes(Train.model_validate({"schedule": schedule}), Augment()) == []
