@@ -550,3 +550,31 @@ def test_other_labels_to_train_on_change_the_weights_and_not_what_is_validated(t
     own = data(32, 2)
     _, history = fit(config, dataclasses.replace(own, train_targets=1 - own.targets), tmp_path)
     assert history[-1].train_loss < 0.05 and history[-1].score == 0.0  # learned the opposite, judged by the truth
+
+
+def test_best_weights_that_were_cut_off_make_the_fold_start_anew_and_say_so(tmp_path, tiny):
+    config = settings(epochs=4, batch_size=8, select="best")
+    whole, _ = fit(config, data(32), tmp_path, name="whole")
+
+    def killed(record):
+        if record.epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, data(32), tmp_path, name="cut", on_epoch=killed)
+    best = tmp_path / "cut.best"
+    best.write_bytes(best.read_bytes()[:500])
+    with pytest.warns(UserWarning, match="cut.best is unreadable .* this fold starts anew"):
+        again, history = fit(config, data(32), tmp_path, name="cut")
+    assert torch.equal(weights(again), weights(whole)) and len(history) == 4
+
+
+def test_prediction_goes_on_with_smaller_batches_where_the_memory_does_not_suffice():
+    class Hungry(torch.nn.Module):
+        def forward(self, x):
+            if len(x) > 20:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return x.flatten(1)[:, :4]
+
+    task, images = data(8).task, data(50).images
+    assert predict(Hungry(), task, images, SPEC, CPU).shape == (50, 4)
