@@ -133,8 +133,11 @@ def _issues(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
         return np.empty(0, int)
     from cleanlab.filter import find_label_issues  # takes a second, and most stages do not need it
 
+    # cleanlab's default, prune_by_noise_rate, finds more and is wrong more often: with 2 % of the digits' labels moved,
+    # 76 % of a random forest's suspects were true against 100 %; and it leaves out classes of a few rows, with a warning
+    rank, by = "self_confidence", "confident_learning"
     found = find_label_issues(
-        labels.astype(int), probs.astype(np.float64), return_indices_ranked_by="self_confidence", n_jobs=1
+        labels.astype(int), probs.astype(np.float64), return_indices_ranked_by=rank, filter_by=by, n_jobs=1
     )
     return np.asarray(found, dtype=int)
 
