@@ -40,6 +40,8 @@ def grad_cam(
     missing = [name for name in ("forward_features", "forward_head") if not hasattr(model, name)]
     if missing:
         return None, f"{type(model).__name__} has no {' and no '.join(missing)}"
+    if not len(images):
+        return np.zeros(images.shape[:3], np.float32), ""
     wanted = torch.as_tensor(np.asarray(classes), dtype=torch.long)
     modes = [(module, module.training) for module in model.modules()]
     normalise = Normalise(spec, device, is_channels_last(model))
@@ -59,7 +61,7 @@ def grad_cam(
     finally:
         for module, training in modes:
             module.training = training
-    return torch.cat(heats).cpu().numpy() if heats else np.zeros((0, *images.shape[1:3]), np.float32), ""
+    return torch.cat(heats).cpu().numpy(), ""
 
 
 def evidence(task: Task, logits: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -84,9 +86,7 @@ def evidence(task: Task, logits: torch.Tensor, classes: torch.Tensor) -> torch.T
     return logits[rows, classes]
 
 
-def _heat(
-    model: torch.nn.Module, task: Task, inputs: torch.Tensor, classes: torch.Tensor
-) -> torch.Tensor | None:
+def _heat(model: torch.nn.Module, task: Task, inputs: torch.Tensor, classes: torch.Tensor) -> torch.Tensor | None:
     """(B, H, W) in 0..1 of one batch (B, C, H, W)."""
     inputs = inputs.detach().requires_grad_()  # so that there is a graph where every weight is frozen, too
     maps: list[tuple[torch.Tensor, int]] = []  # with the number of channels, as timm declares it
@@ -98,20 +98,23 @@ def _heat(
         if module is not None
     ]
     try:
-        features = model.forward_features(inputs)  # ty: ignore[call-non-callable]
+        features = model.forward_features(inputs)  # ty: ignore[not-callable]
     finally:
         for hook in hooks:
             hook.remove()
     maps.append((features, getattr(model, "num_features", 0)))
-    score = evidence(task, model.forward_head(features).float(), classes).sum()  # ty: ignore[call-non-callable]
+    score = evidence(task, model.forward_head(features).float(), classes).sum()  # ty: ignore[not-callable]
     for values, n_channels in reversed(maps):
-        if not isinstance(values, torch.Tensor) or as_cells(values, n_channels, model) is None:
+        # CoaT answers from a list of several scales, which are not one map
+        cells = as_cells(values, n_channels, model) if isinstance(values, torch.Tensor) else None
+        if cells is None:
             continue
         [gradient] = torch.autograd.grad(score, values, retain_graph=True, allow_unused=True)
-        if gradient is None or not (slopes := as_cells(gradient, n_channels, model)).any():
+        slopes = None if gradient is None else as_cells(gradient, n_channels, model)
+        if slopes is None or not slopes.any():
             continue
         weights = slopes.mean(dim=(2, 3), keepdim=True)
-        heat = (weights * as_cells(values.detach(), n_channels, model)).sum(dim=1, keepdim=True).relu()
+        heat = (weights * cells.detach()).sum(dim=1, keepdim=True).relu()
         heat = functional.interpolate(heat.float(), size=inputs.shape[2:], mode="bilinear", align_corners=False)[:, 0]
         return heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
     return None

@@ -1,4 +1,4 @@
-"""What out-of-fold predictions say of the rows and of themselves, as data: pictures and tables are made of it elsewhere.
+"""What out-of-fold predictions say of the rows and of themselves, as data; pictures of it are drawn elsewhere.
 
 targets: (N,) class indices; multilabel (N, C) of 0 and 1; regression (N,) numbers. outputs: (N, C) probabilities;
 regression (N, 1). kind: of target, as in `competition.target`. What applies to which:
@@ -134,7 +134,7 @@ def _issues(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     from cleanlab.filter import find_label_issues  # takes a second, and most stages do not need it
 
     # cleanlab's default, prune_by_noise_rate, finds more and is wrong more often: with 2 % of the digits' labels moved,
-    # 76 % of a random forest's suspects were true against 100 %; and it leaves out classes of a few rows, with a warning
+    # 76 % of a random forest's suspects were right, against 100 %. It also leaves out classes of few rows, and warns.
     rank, by = "self_confidence", "confident_learning"
     found = find_label_issues(
         labels.astype(int), probs.astype(np.float64), return_indices_ranked_by=rank, filter_by=by, n_jobs=1

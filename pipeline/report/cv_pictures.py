@@ -47,7 +47,7 @@ def reliability(bins: pd.DataFrame, error: float, path: Path) -> None:
         below.annotate(text if n else "", (middle, n), (0, 2), textcoords="offset points", ha="center", fontsize=8)
     below.set(xlabel="confidence in what was said", ylabel="decisions", yticks=[])
     below.margins(y=0.18)
-    definition = "error: mean of |right - confidence| over decisions, 15 equal bins (Guo et al. 2017, arXiv 1706.04599)"
+    definition = "error: mean of |right - confidence| over decisions, in 15 bins (Guo et al. 2017, arXiv 1706.04599)"
     figure.supxlabel(definition, fontsize=8.5, color=GREY)
     save(figure, path)
 
@@ -66,20 +66,23 @@ def per_class(table: pd.DataFrame, path: Path) -> None:
     names = {index: plain(str(name), index) for index, name in table["class"].items()}
     drawn = ranked.head(MAX_CLASSES)
     rows = np.arange(len(drawn))
-    figure, axes = plt.subplots(figsize=(8.5, 1.3 + 0.3 * len(drawn)), layout="constrained")
+    figure, (axes, side) = plt.subplots(
+        1, 2, figsize=(8.5, 1.3 + 0.3 * len(drawn)), width_ratios=[6, 1], sharey=True, layout="constrained"
+    )
     axes.barh(rows, drawn["f1"].fillna(0), color=BLUE, alpha=0.35, height=0.72, label="F1")
-    axes.plot(drawn["precision"], rows, "o", color=BLUE, ms=5, label="precision")
-    axes.plot(drawn["recall"], rows, "D", color=ORANGE, ms=4.5, label="recall")
-    for row, (f1, support) in enumerate(zip(drawn["f1"], drawn["support"], strict=True)):
-        of_row = (f"{f1:.3f}" if np.isfinite(f1) else "–", f"{support:,}")
-        for x, text in zip((1.09, 1.19), of_row, strict=True):
-            axes.text(x, row, text, transform=axes.get_yaxis_transform(), ha="right", va="center", fontsize=10)
-    for x, text in zip((1.09, 1.19), ("F1", "rows"), strict=True):
-        axes.text(x, -0.85, text, transform=axes.get_yaxis_transform(), ha="right", va="center", color=GREY)
+    axes.plot(drawn["precision"], rows, "o", color=BLUE, ms=5, label="precision", clip_on=False)
+    axes.plot(drawn["recall"], rows, "D", color=ORANGE, ms=4.5, label="recall", clip_on=False)
     axes.set_yticks(rows, [names[index] for index in drawn.index])
-    axes.set(xlim=(0, 1.01), ylim=(len(drawn) - 0.4, -0.6))
+    axes.set(xlim=(0, 1), ylim=(len(drawn) - 0.4, -1.2))
     axes.grid(axis="x", alpha=0.3)
     axes.set_axisbelow(True)
+    side.set_axis_off()
+    side.set_xlim(0, 1)
+    scores = [f"{f1:.3f}" if np.isfinite(f1) else "none" for f1 in drawn["f1"]]
+    of_rows = zip(scores, [f"{n:,}" for n in drawn["support"]], strict=True)
+    for row, texts in zip((-0.85, *rows), (("F1", "rows"), *of_rows), strict=True):
+        for x, text in zip((0.42, 1), texts, strict=True):
+            side.text(x, row, text, ha="right", va="center", fontsize=10, color=BLACK if row >= 0 else GREY)
     more = len(ranked) - len(drawn)
     title = "classes out of fold, the worst first" + (f"; {more:,} better ones are not drawn" if more else "")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12)
@@ -100,8 +103,9 @@ def mistakes(
 
     measure: what the numbers are; of a regression `error`.
     """
+    digits = "%.4g" if measure == "error" else "%.3f"
     captions = [
-        [("true", right, BLUE), ("said", wrong, ORANGE), (measure, f"{value:.3g}", BLACK), ("", name, GREY)]
+        [("true: ", right, BLUE), ("said: ", wrong, ORANGE), (f"{measure} ", digits % value, BLACK), ("", name, GREY)]
         for right, wrong, value, name in zip(truth, said, confidence, ids, strict=True)
     ]
     title = "largest errors out of fold" if measure == "error" else "most confident mistakes out of fold"
@@ -121,15 +125,18 @@ def label_errors(
     self_confidence: the probability of the given label, out of fold.
     """
     captions = [
-        [("label", old, BLUE), ("or", new, ORANGE), ("p(label)", f"{value:.2g}", BLACK), ("", name, GREY)]
+        [("label: ", old, BLUE), ("or: ", new, ORANGE), ("p(label) ", f"{value:.2g}", BLACK), ("", name, GREY)]
         for old, new, value, name in zip(given, suggested, self_confidence, ids, strict=True)
     ]
-    grid([[each] for each in thumbnails], captions, "suspected label errors: the label given, and what else it may be", path)
+    grid(
+        [[each] for each in thumbnails],
+        captions,
+        "suspected label errors: the label given, and what else it may be",
+        path,
+    )
 
 
-def attention(
-    images: np.ndarray, heats: np.ndarray, said: Sequence[str], truth: Sequence[str], path: Path
-) -> None:
+def attention(images: np.ndarray, heats: np.ndarray, said: Sequence[str], truth: Sequence[str], path: Path) -> None:
     """Images, and beneath each the same one with where the model looked (Grad-CAM) laid over it; at most 24.
 
     images: (N, H, W, 1 or 3) uint8; heats: (N, H, W) in 0..1.
@@ -139,8 +146,9 @@ def attention(
     for image, heat in zip(images, heats, strict=True):
         grey = image.mean(axis=2, keepdims=True).repeat(3, axis=2)  # colours are left to the heat
         over = 255 * colours(heat)[:, :, :3]
-        pairs.append([image, (0.45 * grey + 0.55 * over).astype(np.uint8)])
-    captions = [[("true", right, BLUE), ("said", word, ORANGE)] for right, word in zip(truth, said, strict=True)]
+        share = 0.2 + 0.45 * heat[:, :, None]  # the image stays visible where it is cold
+        pairs.append([image, ((1 - share) * grey + share * over).astype(np.uint8)])
+    captions = [[("true: ", right, BLUE), ("said: ", word, ORANGE)] for right, word in zip(truth, said, strict=True)]
     grid(pairs, captions, "what speaks for the class that was said (Grad-CAM; bright: most)", path)
 
 
@@ -158,7 +166,7 @@ def grid(
     font, bold = (ImageFont.truetype(font_manager.findfont(f"DejaVu Sans:{w}"), 12) for w in ("regular", "bold"))
     wrapped = []
     for caption in captions[: N_COLUMNS * N_ROWS]:
-        words = [(drawable(f"{what} {text}".strip()), colour) for what, text, colour in caption]
+        words = [(drawable(what + text), colour) for what, text, colour in caption]
         wrapped.append([(line, colour) for text, colour in words for line in wrap(text, font, CELL - GAP)])
     n_lines = max((len(lines) for lines in wrapped), default=1)
     n_images = max((len(column) for column in columns), default=0)

@@ -12,6 +12,7 @@ matplotlib.use("Agg")  # no window, so it also works where there is no screen
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 BLUE, GREY, ORANGE = "#2f6db5", "#5f6b7a", "#b4541a"
 plt.rcParams.update(
@@ -29,13 +30,13 @@ plt.rcParams.update(
 def curves(
     history: Sequence[Mapping[str, float]], metric: str, path: Path, greater_is_better: bool | None = None
 ) -> None:
-    """Losses, score and learning rate over the epochs: a thin line a model, a thick one for their mean.
+    """Losses, score, learning rate and gradient norm over the epochs: a thin line a model, a thick one for their mean.
 
     history: one mapping an epoch and model. The mean goes as far as all models do, for where some stopped early it
     would be one of others. greater_is_better: of the metric; where it is given, the best epoch of the mean is marked.
     """
     figure, axes = plt.subplot_mosaic(
-        [["loss", "score"], ["lr", "lr_right"]], figsize=(8.5, 4.6), height_ratios=[3.6, 1], layout="constrained"
+        [["loss", "score"], ["lr", "grad_norm"]], figsize=(8.5, 4.6), height_ratios=[3.6, 1], layout="constrained"
     )
     _lines(axes["loss"], history, "train_loss", GREY, "training")
     valid = _lines(axes["loss"], history, "valid_loss", BLUE, "validation")
@@ -43,13 +44,10 @@ def curves(
     _mark(axes["loss"], valid, lower=True)
     if greater_is_better is not None:
         _mark(axes["score"], score, lower=not greater_is_better)
-    for name in ("lr", "lr_right"):
-        _lines(axes[name], history, "lr", GREY, "")
-        axes[name].set(xlabel="epoch", ylim=(0, None))
+    for name, key in (("lr", "learning rate"), ("grad_norm", "gradient norm")):
+        _lines(axes[name], history, name, GREY, "")
+        axes[name].set(xlabel="epoch", ylabel=key, ylim=(0, None))
         axes[name].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    axes["lr"].set_ylabel("learning rate")
-    axes["lr_right"].tick_params(labelleft=False)
-    axes["lr_right"].yaxis.get_offset_text().set_visible(False)
     axes["loss"].set_title("loss", loc="left")
     axes["score"].set_title(f"{metric} on validation rows", loc="left")
     axes["loss"].legend(frameon=False, fontsize=10)
@@ -57,8 +55,8 @@ def curves(
         axes["score"].legend(frameon=False, fontsize=10)
     last = max((record["epoch"] for record in history), default=1)
     for each in axes.values():
-        each.set_xlim(min(1, last - 0.5), last + 0.02 * last)
-        each.xaxis.get_major_locator().set_params(integer=True)
+        each.set_xlim(*((1, 1.02 * last) if last > 1 else (0.5, 1.5)))
+        each.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
         each.grid(alpha=0.25)
     save(figure, path)
 
@@ -73,7 +71,7 @@ def _lines(axes, history: Sequence[Mapping[str, float]], key: str, color: str, l
     for values in models.values():
         axes.plot(range(1, len(values) + 1), values, color=color, lw=0.8, alpha=0.4)
     marker = "o" if shared == 1 else ""
-    axes.plot(range(1, shared + 1), mean, marker, ls="-", color=color, lw=2.2, label=label or None)
+    axes.plot(range(1, shared + 1), mean, marker=marker, color=color, lw=2.2, label=label or None)
     return mean
 
 
