@@ -32,9 +32,11 @@ def most_confident_mistakes(targets: np.ndarray, outputs: np.ndarray, n: int, ki
         table = pd.DataFrame({"row": np.arange(len(said)), "given": targets, "said": said})
         table["error"] = (table["said"] - table["given"]).abs()
         return table.sort_values("error", ascending=False, kind="stable").head(n).reset_index(drop=True)
-    table = _decided(targets, outputs, kind)
-    wrong = table[table["said"] != table["given"]]
-    return wrong.sort_values("confidence", ascending=False, kind="stable").head(n).reset_index(drop=True)
+    given, said, confidence = _decided(targets, outputs, kind)
+    wrong = np.nonzero(said != given)
+    wrong = tuple(axis[np.argsort(-confidence[wrong], kind="stable")[:n]] for axis in wrong)
+    places = dict(zip(("row", "label"), wrong, strict=False))
+    return pd.DataFrame({**places, "given": given[wrong], "said": said[wrong], "confidence": confidence[wrong]})
 
 
 def suspected_label_errors(targets: np.ndarray, outputs: np.ndarray, kind: str = "class") -> pd.DataFrame:
@@ -70,15 +72,14 @@ def calibration(targets: np.ndarray, outputs: np.ndarray, kind: str = "class") -
     Equal widths, and not equal numbers, because that is the definition by which others report it; how few decisions a
     bin has stands in `n`. confidence, accuracy: means in the bin, NaN where it is empty.
     """
-    table = _decided(targets, outputs, kind)
+    given, said, confidence = (values.ravel() for values in _decided(targets, outputs, kind))
+    right = (said == given).astype(float)
     edges = np.linspace(0, 1, N_BINS + 1)
-    confidence = table["confidence"].to_numpy()
-    right = (table["said"] == table["given"]).to_numpy(float)
     of_bin = np.searchsorted(edges[1:-1], confidence, side="left")
     n = np.bincount(of_bin, minlength=N_BINS)
     sums = [np.bincount(of_bin, weights=values, minlength=N_BINS) for values in (confidence, right)]
     means = [np.divide(total, n, out=np.full(N_BINS, np.nan), where=n > 0) for total in sums]
-    error = float(np.abs(sums[0] - sums[1]).sum() / max(len(table), 1))
+    error = float(np.abs(sums[0] - sums[1]).sum() / max(len(right), 1))
     bins = {"low": edges[:-1], "high": edges[1:], "n": n, "confidence": means[0], "accuracy": means[1]}
     return pd.DataFrame(bins), error
 
@@ -112,19 +113,14 @@ def in_words(table: pd.DataFrame, column: str, classes: Sequence[str], kind: str
     return [classes[value] for value in values]
 
 
-def _decided(targets: np.ndarray, outputs: np.ndarray, kind: str) -> pd.DataFrame:
-    """Every decision: `row`, `given`, `said`, `confidence`; multilabel `label`, too."""
+def _decided(targets: np.ndarray, outputs: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(given, said, confidence in what was said), (N,) each; multilabel (N, C)."""
     _no_regression(kind)
-    answers = decisions(outputs, kind)
+    said = decisions(outputs, kind)
     outputs = outputs.astype(np.float64)
-    if kind != "multilabel":
-        rows = np.arange(len(targets))
-        sure = outputs[rows, answers]
-        return pd.DataFrame({"row": rows, "given": targets, "said": answers, "confidence": sure})
-    rows, labels = np.indices(outputs.shape)
-    sure = np.where(answers == 1, outputs, 1 - outputs)
-    columns = {"row": rows, "label": labels, "given": targets.astype(int), "said": answers, "confidence": sure}
-    return pd.DataFrame({name: values.ravel() for name, values in columns.items()})
+    if kind == "multilabel":
+        return targets.astype(int), said, np.where(said == 1, outputs, 1 - outputs)
+    return targets, said, outputs[np.arange(len(targets)), said]
 
 
 def _issues(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
