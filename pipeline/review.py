@@ -33,8 +33,9 @@ def most_confident_mistakes(targets: np.ndarray, outputs: np.ndarray, n: int, ki
         table["error"] = (table["said"] - table["given"]).abs()
         return table.sort_values("error", ascending=False, kind="stable").head(n).reset_index(drop=True)
     given, said, confidence = _decided(targets, outputs, kind)
-    wrong = np.nonzero(said != given)
-    wrong = tuple(axis[np.argsort(-confidence[wrong], kind="stable")[:n]] for axis in wrong)
+    wrong = np.nonzero(said != given)  # an index array an axis
+    surest = np.argsort(-confidence[wrong], kind="stable")[:n]
+    wrong = tuple(axis[surest] for axis in wrong)
     places = dict(zip(("row", "label"), wrong, strict=False))
     return pd.DataFrame({**places, "given": given[wrong], "said": said[wrong], "confidence": confidence[wrong]})
 

@@ -169,6 +169,12 @@ def test_calibration_of_four_rows_by_hand():
     assert error == pytest.approx((abs(1 - 0.6) + 2 * abs(0.5 - 0.9) + 0) / 4)
 
 
+def test_a_confidence_on_an_edge_is_in_the_bin_below():
+    edge = np.linspace(0, 1, N_BINS + 1)[9]
+    bins, _ = calibration(np.array([0, 0]), np.array([[edge, 1 - edge], [edge + 0.01, 0.99 - edge]]))
+    assert bins["n"][[8, 9]].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("kind", ["class", "multilabel"])
 def test_the_table_of_classes_is_scikit_learns(kind):
     targets, probs = fake(300, 4)

@@ -38,8 +38,8 @@ def reliability(bins: pd.DataFrame, error: float, path: Path) -> None:
     above.bar(seen["low"], seen["accuracy"], width[seen.index], align="edge", color=BLUE, alpha=0.22, edgecolor="white")
     above.vlines(seen["confidence"], low, high, color=BLUE, lw=1.4)
     above.plot(seen["confidence"], seen["accuracy"], "o", color=BLUE, ms=5, label="a bin, with its 95 % interval")
-    above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
-    above.legend(frameon=False, loc="upper left", fontsize=10)
+    above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.14), yticks=np.linspace(0, 1, 6))
+    above.legend(frameon=False, loc="upper left", ncols=2, fontsize=10)  # over the bars, which may be anywhere
     above.set_title(f"expected calibration error {error:.4f}", loc="left")
     below.bar(bins["low"], bins["n"], width, align="edge", color=GREY, alpha=0.6, edgecolor="white")
     for middle, n in zip((bins["low"] + width / 2), bins["n"], strict=True):
@@ -70,7 +70,7 @@ def per_class(table: pd.DataFrame, path: Path) -> None:
         1, 2, figsize=(8.5, 1.3 + 0.3 * len(drawn)), width_ratios=[6, 1], sharey=True, layout="constrained"
     )
     axes.barh(rows, drawn["f1"].fillna(0), color=BLUE, alpha=0.35, height=0.72, label="F1")
-    axes.plot(drawn["precision"], rows, "o", color=BLUE, ms=5, label="precision", clip_on=False)
+    axes.plot(drawn["precision"], rows, "o", mec=BLUE, mfc="none", mew=1.6, ms=9, label="precision", clip_on=False)
     axes.plot(drawn["recall"], rows, "D", color=ORANGE, ms=4.5, label="recall", clip_on=False)
     axes.set_yticks(rows, [names[index] for index in drawn.index])
     axes.set(xlim=(0, 1), ylim=(len(drawn) - 0.4, -1.2))
