@@ -47,7 +47,8 @@ def reliability(bins: pd.DataFrame, error: float, path: Path) -> None:
         below.annotate(text if n else "", (middle, n), (0, 2), textcoords="offset points", ha="center", fontsize=8)
     below.set(xlabel="confidence in what was said", ylabel="decisions", yticks=[])
     below.margins(y=0.18)
-    definition = "error: mean of |right - confidence| over decisions, in 15 bins (Guo et al. 2017, arXiv 1706.04599)"
+    source = "Guo et al. 2017, arXiv 1706.04599"
+    definition = f"error: |accuracy - confidence| of 15 bins, weighed by their decisions ({source})"
     figure.supxlabel(definition, fontsize=8.5, color=GREY)
     save(figure, path)
 
