@@ -27,6 +27,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model_checks": {"config", "model", "optim"},
     "precision": {"config", "atomic", "model"},
     "predict": {"config", "images", "augment", "model", "task"},
+    "gradcam": {"config", "augment", "model", "task"},
+    "review": {"metrics"},
     "average": set(),
     "records": {"config"},
     "resume": {"config", "atomic", "average", "records"},

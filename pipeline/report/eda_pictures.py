@@ -14,9 +14,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.atomic import atomic
-from pipeline.report.pictures import BLUE, GREY, plain, save
+from pipeline.report.pictures import BLUE, GREY, ORANGE, plain, save
 
-ORANGE = "#b4541a"
 MAX_BARS, MAX_ROWS = 40, 24
 TITLES = {"width": "width, px", "height": "height, px", "aspect": "width to height", "brightness": "brightness",
           "contrast": "contrast", "sharpness": "sharpness, log10"}  # fmt: skip

@@ -12,8 +12,9 @@ matplotlib.use("Agg")  # no window, so it also works where there is no screen
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
-BLUE, GREY = "#2f6db5", "#5f6b7a"
+BLUE, GREY, ORANGE = "#2f6db5", "#5f6b7a", "#b4541a"
 plt.rcParams.update(
     {
         "font.size": 11,
@@ -26,23 +27,60 @@ plt.rcParams.update(
 )
 
 
-def curves(history: Sequence[Mapping[str, float]], metric: str, path: Path) -> None:
-    """Losses and score over the epochs, a thin line a fold. history: one mapping an epoch and fold."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
-    for fold in sorted({record["fold"] for record in history}):
-        rows = [record for record in history if record["fold"] == fold]
-        epochs = [record["epoch"] for record in rows]
-        first = fold == 0
-        train, valid = [r["train_loss"] for r in rows], [r["valid_loss"] for r in rows]
-        left.plot(epochs, train, color=GREY, lw=1, label="training" if first else None)
-        left.plot(epochs, valid, color=BLUE, lw=1.4, label="validation" if first else None)
-        right.plot(epochs, [r["score"] for r in rows], color=BLUE, lw=1.4)
-    left.set(title="loss", xlabel="epoch")
-    left.legend(frameon=False)
-    right.set(title=f"{metric} on validation rows", xlabel="epoch")
-    for axes in (left, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+def curves(
+    history: Sequence[Mapping[str, float]], metric: str, path: Path, greater_is_better: bool | None = None
+) -> None:
+    """Losses, score, learning rate and gradient norm over the epochs: a thin line a model, a thick one for their mean.
+
+    history: one mapping an epoch and model. The mean goes as far as all models do, for where some stopped early it
+    would be one of others. greater_is_better: of the metric; where it is given, the best epoch of the mean is marked.
+    """
+    figure, axes = plt.subplot_mosaic(
+        [["loss", "score"], ["lr", "grad_norm"]], figsize=(8.5, 4.6), height_ratios=[3.6, 1], layout="constrained"
+    )
+    _lines(axes["loss"], history, "train_loss", GREY, "training")
+    valid = _lines(axes["loss"], history, "valid_loss", BLUE, "validation")
+    score = _lines(axes["score"], history, "score", BLUE, "")
+    _mark(axes["loss"], valid, lower=True)
+    if greater_is_better is not None:
+        _mark(axes["score"], score, lower=not greater_is_better)
+    for name, key in (("lr", "learning rate"), ("grad_norm", "gradient norm")):
+        _lines(axes[name], history, name, GREY, "")
+        axes[name].set(xlabel="epoch", ylabel=key, ylim=(0, None))
+        axes[name].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    axes["loss"].set_title("loss", loc="left")
+    axes["score"].set_title(f"{metric} on validation rows", loc="left")
+    axes["loss"].legend(frameon=False, fontsize=10)
+    if axes["score"].get_legend_handles_labels()[0]:
+        axes["score"].legend(frameon=False, fontsize=10)
+    last = max((record["epoch"] for record in history), default=1)
+    for each in axes.values():
+        each.set_xlim(*((1, 1.02 * last) if last > 1 else (0.5, 1.5)))
+        each.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+        each.grid(alpha=0.25)
     save(figure, path)
+
+
+def _lines(axes, history: Sequence[Mapping[str, float]], key: str, color: str, label: str) -> np.ndarray:
+    """Draws every model's values and their mean; returns the mean, (epochs that all models reached,)."""
+    models: dict[tuple[float, float], list[float]] = {}
+    for record in sorted(history, key=lambda record: record["epoch"]):
+        models.setdefault((record["fold"], record.get("seed", 0)), []).append(record[key])
+    shared = min(map(len, models.values()), default=0)
+    mean = np.mean([values[:shared] for values in models.values()], axis=0) if shared else np.empty(0)
+    for values in models.values():
+        axes.plot(range(1, len(values) + 1), values, color=color, lw=0.8, alpha=0.4)
+    marker = "o" if shared == 1 else ""
+    axes.plot(range(1, shared + 1), mean, marker=marker, color=color, lw=2.2, label=label or None)
+    return mean
+
+
+def _mark(axes, mean: np.ndarray, lower: bool) -> None:
+    """A ring on the best epoch of a mean curve, which the legend names."""
+    if np.isfinite(mean).any():
+        best = int(np.nanargmin(mean) if lower else np.nanargmax(mean))
+        text = f"best mean: {mean[best]:.4g}, epoch {best + 1}"
+        axes.plot([best + 1], [mean[best]], "o", mfc="white", mec=ORANGE, mew=2, ms=8, ls="", label=text)
 
 
 def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[str], path: Path) -> None:
