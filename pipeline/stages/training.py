@@ -43,7 +43,7 @@ def train(work: Work) -> Receipt:
         "trained labels": _trained_labels(work),
         "metric": competition.metric,
         "target": competition.target,
-        "parts": fingerprint([work.task.parts, competition.class_means]),
+        "parts": list(competition.class_means) if settings.model.heads == "parts" else "one head",
         "classes": list(competition.classes),
         "folds": fold_receipt.figures["hash"],
         "train images": work.image_hashes[0],
