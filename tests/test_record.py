@@ -85,3 +85,55 @@ def test_what_a_command_kept_while_the_server_was_away_is_sent_by_sync(finished,
         path.unlink()
     said, _ = finished.main("submit", EXPERIMENT, *FAST)  # the receipt still knows the run by our id
     assert "fold-0.safetensors fetched from MLflow" in said
+
+
+def test_a_cross_validation_shows_what_its_rows_came_to_and_what_each_run_stands_on(finished):
+    client = MlflowClient(f"sqlite:///{finished.runs / 'mlflow.db'}")
+    cv = client.get_run(receipt_run(finished))
+    there = {artifact.path for artifact in client.list_artifacts(cv.info.run_id)}
+    assert {"curves.png", "confusion.png", "reliability.png", "classes.png", "classes.csv", "mistakes.png",
+            "attention.png", "settings.yaml", "oof.parquet", "folds.csv"} <= there  # fmt: skip
+    assert {"oof_macro_f1", "oof_macro_f1_low", "oof_macro_f1_high", "fold_mean_macro_f1", "fold_std_macro_f1"} <= set(
+        cv.data.metrics
+    )
+    assert {"env.torch", "env.python", "env.machine", "settings", "folds", "images", "mlflow.user"} <= set(cv.data.tags)
+    [data] = cv.inputs.dataset_inputs
+    assert data.dataset.name == "digits train" and '"num_rows": 1197' in data.dataset.profile
+    [fold, _] = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{cv.info.run_id}'")
+    assert {"train_loss", "valid_loss", "valid_macro_f1", "lr", "grad_norm", "images_per_s", "seconds", "memory_mb",
+            "system/cpu_utilization_percentage"} <= set(fold.data.metrics)  # fmt: skip
+    models = client.search_logged_models(["1"], order_by=[{"field_name": "metrics.kept_macro_f1", "ascending": False}])
+    scores = [metric.value for model in models for metric in model.metrics if metric.key == "kept_macro_f1"]
+    assert len(scores) == 2 and scores == sorted(scores, reverse=True)
+    [submission] = client.search_runs(["1"], "tags.stage = 'submission'")
+    steps = [submission, cv]  # three links from a submission to its data
+    for wanted in (cv.info.run_id, cv.data.tags["folds_run"]):
+        note = steps.pop(0).data.tags["mlflow.note.content"]
+        assert f"runs/{wanted}?" in note and "makes it again" in note
+    assert "first look" in client.get_run(cv.data.tags["folds_run"]).data.tags["mlflow.note.content"]
+
+
+def test_further_metrics_and_rates_are_recorded_and_change_nothing(finished):
+    before = receipt_run(finished)
+    said, _ = finished.main("train", EXPERIMENT, "competition.more_metrics=[accuracy,log_loss]")
+    assert "up to date" in said and receipt_run(finished) == before
+    finished.main("train", EXPERIMENT, *FAST, "competition.more_metrics=[accuracy]", "train.head_lr_ratio=3")
+    client = MlflowClient(f"sqlite:///{finished.runs / 'mlflow.db'}")
+    cv = client.get_run(receipt_run(finished))
+    [fold, _] = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{cv.info.run_id}'")
+    assert "oof_accuracy" in cv.data.metrics and "valid_accuracy" in fold.data.metrics
+    assert fold.data.metrics["lr_head"] == pytest.approx(3 * fold.data.metrics["lr_body"])
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_and_costs_nothing_else(finished, monkeypatch):
+    from pipeline.report import cv_pictures
+
+    def broken(*_, **__):
+        raise RuntimeError("no such font")
+
+    monkeypatch.setattr(cv_pictures, "mistakes", broken)
+    said, _ = finished.main("train", EXPERIMENT, *FAST)
+    assert "mistakes could not be drawn (RuntimeError: no such font)" in said and "out-of-fold rows" in said
+    client = MlflowClient(f"sqlite:///{finished.runs / 'mlflow.db'}")
+    there = {artifact.path for artifact in client.list_artifacts(receipt_run(finished))}
+    assert "mistakes.png" not in there and {"attention.png", "fold-1.safetensors"} <= there

@@ -7,31 +7,30 @@ from pydantic import Field
 from pipeline.config.data import NotNegative, Positive, Settings, Share
 
 
-class CrossEntropy(Settings):
-    name: Literal["cross_entropy"] = "cross_entropy"
+class _Smoothed(Settings):
     label_smoothing: Share = 0.0
 
 
-class Focal(Settings):
+class CrossEntropy(_Smoothed):
+    name: Literal["cross_entropy"] = "cross_entropy"
+
+
+class Focal(_Smoothed):
     name: Literal["focal"]
     gamma: NotNegative = 2.0
-    label_smoothing: Share = 0.0
 
 
-class BinaryCrossEntropy(Settings):
+class BinaryCrossEntropy(_Smoothed):
     name: Literal["bce"]  # each class against the rest
-    label_smoothing: Share = 0.0
 
 
-class LogitAdjustment(Settings):
+class LogitAdjustment(_Smoothed):
     name: Literal["logit_adjustment"]
     tau: NotNegative = 1.0
-    label_smoothing: Share = 0.0
 
 
-class BalancedSoftmax(Settings):
+class BalancedSoftmax(_Smoothed):
     name: Literal["balanced_softmax"]  # logit adjustment with tau = 1
-    label_smoothing: Share = 0.0
 
 
 class SoftF1(Settings):

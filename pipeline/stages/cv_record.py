@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline import receipts
 from pipeline.atomic import atomic
 from pipeline.receipts import Receipt
+from pipeline.stages.cv_review import review
 from pipeline.stages.describe import link, page
 from pipeline.work import Work
 
@@ -65,7 +67,7 @@ def log_cv(work: Work, cv: CrossValidation, runs: dict[str, str], folder: Path) 
         scores["optimism_of_best"] = cv.optimism
     tracker.metrics(runs["cv"], scores)
     files = [*cv.checkpoints, folder / "oof.parquet", folder / "history.json"]
-    for path in [*files, *_pictures(work, cv, folder), work.folder / "folds.csv"]:
+    for path in [*files, *review(work, cv, folder), work.folder / "folds.csv"]:
         tracker.artifact(runs["cv"], path)
     _log_models(work, cv, runs, folder)
     for key, run_id in runs.items():
@@ -86,39 +88,20 @@ def _more_scores(work: Work, cv: CrossValidation) -> dict[str, float]:
 
 def _log_models(work: Work, cv: CrossValidation, runs: dict[str, str], folder: Path) -> None:
     """Each checkpoint as a model of MLflow's, so that its Models page ranks them."""
+    from pipeline.crossval import model_name
+
     history = json.loads((folder / "history.json").read_text())
+    n_epochs = Counter(model_name(record["fold"], record["seed"], work.settings) for record in history)
     metric = work.competition.metric
     for path, score in zip(cv.checkpoints, cv.fold_scores, strict=True):
         key = path.stem
         if key not in runs:  # trained where MLflow was not asked
             continue
-        epochs = [r for r in history if f"fold-{r['fold']}" == key.split("-seed")[0]]
         params = {"model": work.settings.model.name, "loss": work.settings.train.loss.name,
                   "lr": work.settings.train.lr, "px": work.preprocessing.px, "file": path.name}  # fmt: skip
         tags = {"cv_run": runs["cv"], "sha256": receipts.sha256(path)}
         name = f"{work.settings.model.name}-{key}".replace(".", "_").replace("/", "_").replace(":", "_")
-        work.tracker.model(runs[key], name, params, {f"kept_{metric}": score}, len(epochs), tags, parent=runs["cv"])
-
-
-def _pictures(work: Work, cv: CrossValidation, folder: Path) -> list[Path]:
-    from pipeline.crossval import arrays_of
-    from pipeline.metrics import decisions
-    from pipeline.report import pictures
-
-    competition = work.competition
-    history = json.loads((folder / "history.json").read_text())
-    pictures.curves(history, competition.metric, folder / "curves.png")
-    targets, outputs = arrays_of(cv.oof)
-    drawn = [folder / "curves.png"]
-    if competition.target in ("class", "ordinal"):
-        pictures.confusion(
-            targets, decisions(outputs, competition.target), competition.classes, folder / "confusion.png"
-        )
-        drawn.append(folder / "confusion.png")
-    elif competition.target == "regression":
-        pictures.scatter(targets, outputs[:, 0], folder / "scatter.png")
-        drawn.append(folder / "scatter.png")
-    return drawn
+        work.tracker.model(runs[key], name, params, {f"kept_{metric}": score}, n_epochs[key], tags, parent=runs["cv"])
 
 
 def about_cv(work: Work, fold_receipt: Receipt, told: str, cv: CrossValidation | None = None) -> str:

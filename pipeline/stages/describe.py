@@ -27,7 +27,7 @@ def page(work: Work, what: str, lines: list[str], verb: str, parents: dict[str, 
     made = [f"**{what}**" + (" Made from: " + " · ".join(links) if links else "")]  # MLflow shows four lines unasked
     made.append(f"`{command(work, verb)}` makes it again, at code `{code}`.")
     made += lines
-    if code.endswith("-dirty"):
+    if receipts.uncommitted():
         made.append("The code had changes that were not committed: the artifact `uncommitted.diff`.")
     return "\n\n".join(made)
 

@@ -28,7 +28,9 @@ def connect(settings: Experiment) -> Tracker:
 
     tracker = Tracker(settings.competition.name)
     if tracker.failure:
-        raise Stopped(f"MLflow cannot be reached at {tracker.uri}")
+        raise Stopped(
+            f"MLflow cannot be reached at {tracker.uri}: start it, or unset MLFLOW_TRACKING_URI for the local one"
+        )
     return tracker
 
 
@@ -47,8 +49,9 @@ def list_runs(settings: Experiment, wanted: list[str]) -> int:
         say("runs", f"none yet in {settings.competition.name}: make train makes the first")
         return 0
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("run", "started (UTC)", "name", "score", "95 % interval", "folds", "status"):
-        table.add_column(column, no_wrap=True, overflow="ellipsis")
+    widths = {"run": 8, "started (UTC)": 16, "name": 0, "score": 6, "95 % interval": 16, "folds": 8, "status": 8}
+    for column, width in widths.items():  # on a narrow terminal it is the name that is cut
+        table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=width or None)
     for run in found:
         score, interval = scores_of(run, settings.competition.metric)
         table.add_row(run.id[:8], f"{run.started:%Y-%m-%d %H:%M}", run.name, score, interval,
@@ -119,12 +122,11 @@ def _compare(tracker: Tracker, settings: Experiment, a: Run, b: Run) -> None:
 
     from pipeline.compare import compare, verdict
     from pipeline.report.pictures import differences
-    from pipeline.tracking.browse import file_of
 
     competition = settings.competition
     with tempfile.TemporaryDirectory() as scratch:
-        tables = [pd.read_parquet(file_of(run, "oof.parquet", Path(scratch) / run.id)) for run in (a, b)]
-        folds = pd.read_csv(file_of(a, "folds.csv", Path(scratch) / a.id), dtype=str, keep_default_na=False)
+        tables = [pd.read_parquet(_file_of(run, "oof.parquet", Path(scratch))) for run in (a, b)]
+        folds = pd.read_csv(_file_of(a, "folds.csv", Path(scratch)), dtype=str, keep_default_na=False)
         groups = dict(zip(folds["image_id"], folds["group"], strict=True))
         try:
             result = compare(tables[0], tables[1], groups, competition.metric, competition.target)
@@ -139,6 +141,18 @@ def _compare(tracker: Tracker, settings: Experiment, a: Run, b: Run) -> None:
         picture = Path(scratch) / "differences.png"
         differences(result.difference, (result.low, result.high), result.by_fold, competition.metric, names, picture)
         _log(tracker, result, a, b, names, lines, competition.metric, picture)
+
+
+def _file_of(run: Run, name: str, scratch: Path) -> Path:
+    """One of the run's artifacts, downloaded. Raises `Mistakes` where it cannot be had."""
+    from pipeline.tracking.runs import fetch
+
+    (folder := scratch / run.id).mkdir(exist_ok=True)
+    try:
+        return fetch(run.id, name, folder)
+    except Exception as error:  # MLflow raises many kinds; each means that the file cannot be had
+        found = f"MLflow does not give its {name} ({type(error).__name__})"
+        raise Mistakes([Mistake(f"RUNS: {run.id[:8]}", found, "valid: a run with its artifacts", "runs")]) from error
 
 
 def _log(

@@ -1,16 +1,17 @@
 """Which runs are open, and whose: so that runs of a command that was killed do not stay RUNNING for ever.
 
-Each command that opens runs holds a locked file under `mlruns/.open/`, with a line for each run begun and ended. The
-system lets go of the lock however the command ends; the next one finds the file free and closes what it names.
+Each command that opens runs holds a locked file under `mlruns/.open/`, with a line for each run begun and ended; the
+next command finds the file abandoned and closes what it names.
 """
 
-import fcntl
 import json
 import os
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+from pipeline.tracking.locked import abandoned, claim
 
 
 class OpenRuns:
@@ -25,10 +26,8 @@ class OpenRuns:
     def begin(self, run_id: str) -> None:
         self.ids.append(run_id)
         if self._path is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
             self._path = self.folder / f"{uuid.uuid4().hex}.jsonl"
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-            fcntl.flock(self._file, fcntl.LOCK_EX)
+            self._file = claim(self._path)
         self._write(run_id, True)
 
     def end(self, run_id: str) -> None:
@@ -49,21 +48,25 @@ class OpenRuns:
     def _write(self, run_id: str, is_open: bool) -> None:
         os.write(self._file, (json.dumps([self.uri, run_id, is_open]) + "\n").encode())
 
-    def close_orphans(self, close: Callable[[str], None]) -> None:
-        """Calls `close` with each run of this store that a command left open when it ended."""
+    def close_orphans(self, close: Callable[[str], bool]) -> None:
+        """Calls `close` with each run of this store that a command left open when it ended.
+
+        close: whether that is done; a run that MLflow does not know yet is asked about again by the next command.
+        """
         for path in sorted(self.folder.glob("*.jsonl")):
-            with suppress(OSError), path.open("r+") as file:  # OSError: its command lives, or another one sees to it
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with abandoned(path) as is_ours:
+                if not is_ours:
+                    continue
                 left: dict[str, str] = {}
-                for line in file.read().splitlines():
+                for line in path.read_text().splitlines():
                     with suppress(ValueError):  # cut off
                         uri, run_id, is_open = json.loads(line)
                         if is_open:
                             left[run_id] = uri
                         else:
                             left.pop(run_id, None)
-                for run_id, uri in left.items():
-                    if uri == self.uri:
-                        close(run_id)
-                if all(uri == self.uri for uri in left.values()):
+                for run_id, uri in [*left.items()]:
+                    if uri == self.uri and close(run_id):
+                        del left[run_id]
+                if not left:
                     path.unlink(missing_ok=True)

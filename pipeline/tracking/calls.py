@@ -82,7 +82,7 @@ def _send(client: MlflowClient, experiment_id: str, call: Call, again: bool) -> 
         case "inputs":
             client.log_inputs(run, [_dataset(dataset) for dataset in call["datasets"]])
         case "model":
-            return _model(client, experiment_id, call, again)
+            return _model(client, experiment_id, call)
         case other:
             raise Refused(f"nobody knows the call {other!r}")
     return None
@@ -98,10 +98,9 @@ def _dataset(data: Mapping[str, str]) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", data["context"])])
 
 
-def _model(client: MlflowClient, experiment_id: str, call: Call, again: bool) -> str:
+def _model(client: MlflowClient, experiment_id: str, call: Call) -> str:
     """A checkpoint in MLflow's Models view, with the metrics that it is ranked by; the file is the run's artifact."""
-    ours = f"tags.`{OUR_ID}` = '{call['id']}'"
-    known = client.search_logged_models([experiment_id], ours) if again else []
+    known = client.search_logged_models([experiment_id], f"tags.`{OUR_ID}` = '{call['id']}'")
     if known:
         model = known[0]
     else:
@@ -120,7 +119,7 @@ def _answers(client: MlflowClient, experiment_id: str, error: MlflowException) -
         return False
     try:
         client.get_experiment(experiment_id)
-    except Exception:
+    except Exception:  # then it is the store: the caller raises `error`, which is told, and its call is kept
         return False
     return True
 

@@ -1,24 +1,23 @@
 """Calls that MLflow could not take, kept on the disk until it can.
 
 `mlruns/outbox/EXPERIMENT/`: a journal (`*.jsonl`, one call a line) and a folder of files for each command that met a
-failure; `refused.jsonl`, what MLflow will never take; and in `mlruns/outbox/ids.json` which of our ids became which of
-MLflow's. A journal that a living command still writes to is left alone, by its lock. Sending goes call by call and
-notes how far it came, so it may be killed too.
+failure; `refused.jsonl` and `refused/`, what MLflow will never take. And `mlruns/outbox/ids.json`: which of our ids
+became which of MLflow's. A journal that a living command still writes to is left alone, by its lock. Sending goes call
+by call and notes how far it came, so it may be killed too.
 """
 
-import fcntl
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import atomic
+from pipeline.tracking.locked import abandoned, claim
 
 OURS = re.compile(r"offline-[0-9a-f]{32}")
 
@@ -52,11 +51,8 @@ class Outbox:
     def keep(self, call: dict[str, Any]) -> None:
         """Appends to this command's journal. A file that a call names is linked or copied: it may change later."""
         if self._journal is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            name = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}.jsonl"
-            self._journal = self.folder / name
-            self._file = os.open(self._journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            fcntl.flock(self._file, fcntl.LOCK_EX)  # let go by the system, however this process ends
+            journal = self.folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}.jsonl"
+            self._file, self._journal = claim(journal), journal
         if "file" in call:
             call = {**call, "file": str(_kept(Path(call["file"]), self._journal.with_suffix("")))}
         os.write(self._file, (json.dumps(call) + "\n").encode())
@@ -71,6 +67,8 @@ class Outbox:
     def refuse(self, call: dict[str, Any], why: str) -> None:
         """Keeps what MLflow will never take, so that nothing is lost."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if "file" in call and Path(call["file"]).exists():  # a journal's own files go with it
+            call = {**call, "file": str(_kept(Path(call["file"]), self.folder / "refused"))}
         with (self.folder / "refused.jsonl").open("a") as file:
             file.write(json.dumps({**call, "why": why}) + "\n")
 
@@ -100,8 +98,8 @@ class Outbox:
         """
         n = 0
         for journal in self.journals():
-            with _owned(journal) as owned:
-                if not owned:
+            with abandoned(journal) as is_ours:
+                if not is_ours:
                     continue
                 progress = journal.with_suffix(".sent")
                 start = int(progress.read_text()) if progress.is_file() else 0
@@ -120,23 +118,6 @@ class Outbox:
                 progress.unlink(missing_ok=True)
                 shutil.rmtree(journal.with_suffix(""), ignore_errors=True)
         return n
-
-
-@contextmanager
-def _owned(journal: Path) -> Generator[bool]:
-    """Whether nobody else writes or sends it."""
-    try:
-        file = journal.open("a")
-    except FileNotFoundError:
-        yield False
-        return
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield journal.exists()  # another command may have sent and removed it meanwhile
 
 
 def _kept(path: Path, folder: Path) -> Path:

@@ -7,6 +7,8 @@ where the next command sends it, or `make sync`.
 """
 
 import fcntl
+import hashlib
+import json
 import logging
 import os
 import re
@@ -69,11 +71,13 @@ class Tracker:
             self._say(f"MLflow experiment {self._experiment} was deleted; it is restored to take new runs")
         return found.experiment_id
 
-    def _close(self, run_id: str) -> None:
-        """Of a command that was killed; where it is gone on with, it is opened again."""
-        if real := real_id(run_id, self._outbox.root):
+    def _close(self, run_id: str) -> bool:
+        """Of a command that was killed; gone on with, it is opened again. False: MLflow does not have it yet."""
+        real = real_id(run_id, self._outbox.root)
+        if real:
             with suppress(Refused):  # deleted meanwhile
                 send(self._client, self.experiment_id, _end(real, "KILLED"))
+        return bool(real)
 
     def _send_kept(self) -> None:
         def make(call: dict[str, Any]) -> None:
@@ -116,10 +120,20 @@ class Tracker:
             return bool(run_id)  # nobody can say, so what was noted holds
         try:
             return self._client.get_run(real).info.lifecycle_stage == "active"
-        except mlflow.MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                self._stop(error)
-            return bool(self.failure)
+        except Exception as error:  # as in `_call`
+            if getattr(error, "error_code", "") == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            self._stop(error)
+            return True
+
+    def search(self, wanted: str) -> list[Any]:
+        """MLflow's own runs by a filter in its language, page by page. Raises what MLflow raises."""
+        found, token = [], None
+        while True:
+            page = self._client.search_runs([self.experiment_id], wanted, page_token=token)
+            found += page
+            if not (token := page.token):
+                return found
 
     def let_go(self) -> None:
         """As the end of the command does: open runs and kept calls are the next one's."""
@@ -158,8 +172,12 @@ class Tracker:
         self, run_id: str, name: str, params: Mapping[str, Any], metrics: Mapping[str, float], step: int,
         tags: Mapping[str, str], parent: str = "",
     ) -> None:  # fmt: skip
-        """A checkpoint for the Models view, which ranks by `metrics`. parent: a run that is to name it too."""
-        self._call({"call": "model", "id": new_id(), "run": run_id, "name": name, "params": _legal(params, str),
+        """A checkpoint for the Models view, which ranks by `metrics`. parent: a run that is to name it too.
+
+        The same one again is no second model: a command that was killed at its end logs its models anew.
+        """
+        ours = hashlib.sha256(json.dumps([run_id, name, dict(tags)]).encode()).hexdigest()[:32]
+        self._call({"call": "model", "id": ours, "run": run_id, "name": name, "params": _legal(params, str),
                     "metrics": _legal(metrics, float), "step": step, "tags": dict(tags), "parent": parent,
                     "time": now_ms()})  # fmt: skip
 

@@ -24,13 +24,15 @@ class SystemSampler:
 
     def __init__(self, interval_s: float = INTERVAL_S):
         self._interval_s = interval_s
-        self._monitors: list[BaseMetricsMonitor] = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
-        with suppress(Exception):  # no GPU, or none of NVIDIA's tools
-            self._monitors.append(GPUMonitor())
+        self._monitors: list[BaseMetricsMonitor] = []
+        for kind in (CPUMonitor, DiskMonitor, NetworkMonitor, GPUMonitor):
+            with suppress(Exception):  # a container may show no network, most machines no GPU: no curve says so
+                self._monitors.append(kind())
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._measure, name="system metrics", daemon=True)
 
     def __enter__(self) -> "SystemSampler":
+        self.take()  # the first share of the processor is since nothing, and 0
         self._thread.start()
         return self
 
@@ -51,9 +53,10 @@ class SystemSampler:
     def take(self) -> dict[str, float]:
         """`system/...` -> mean since the last call; at least one measurement."""
         self._collect()
+        found: dict[str, float] = {}
         with self._lock:
-            found = {f"system/{name}": float(value) for monitor in self._monitors
-                     for name, value in monitor.aggregate_metrics().items()}  # fmt: skip
             for monitor in self._monitors:
+                with suppress(Exception):  # likewise
+                    found |= {f"system/{name}": float(v) for name, v in monitor.aggregate_metrics().items()}
                 monitor.clear_metrics()
         return found

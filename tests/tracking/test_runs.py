@@ -1,7 +1,10 @@
 """MLflow: what a run holds, that it may fail, and that several processes may start on an empty store at once."""
 
+import math
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -262,3 +265,53 @@ def test_nothing_is_sent_to_anyone():
     import os
 
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true" and os.environ["DO_NOT_TRACK"] == "true"
+
+
+def test_a_run_that_was_killed_before_mlflow_knew_it_is_closed_once_it_does(store, begin):
+    killed(
+        store,
+        """
+t = tracking.Tracker("away")
+t.failure = "as if"
+t.start("run", {})
+""",
+    )
+    begin("other")  # knows nothing of what is kept for another experiment
+    after = begin("away")
+    begin("away")
+    [run] = after._client.search_runs([after.experiment_id])
+    assert after.n_sent == 1 and run.info.status == "KILLED" and list((store / ".open").iterdir()) == []
+
+
+def test_models_that_are_logged_again_are_the_same_models(store, begin):
+    tracker = begin("models")
+    run = tracker.start("fold-0", {})
+    for _ in range(2):  # as a command does that was killed after the first time
+        tracker.model(run, "fold-0", {}, {"f1": 0.5}, 3, {"sha256": "a"})
+    tracker.model(run, "fold-0", {}, {"f1": 0.6}, 3, {"sha256": "b"})
+    assert len(tracker._client.search_logged_models([tracker.experiment_id])) == 2
+
+
+def test_files_of_what_is_refused_stay(store, begin):
+    tracker = begin("files")
+    tracker.failure = "as if"
+    tracker.artifact("0" * 32, Path(__file__))  # of a run that nobody has
+    tracker.let_go()
+    begin("files")
+    [kept] = (store / "outbox/files/refused").rglob("*.py")
+    assert kept.read_bytes() == Path(__file__).read_bytes()
+
+
+def test_the_machine_is_measured_as_far_as_it_can_be(monkeypatch):
+    from pipeline.tracking import system
+
+    def nothing(*_, **__):
+        raise AttributeError("no network here")
+
+    monkeypatch.setattr(system.NetworkMonitor, "__init__", nothing)
+    with system.SystemSampler(interval_s=0.02) as sampler:
+        time.sleep(0.1)
+        first, second = sampler.take(), sampler.take()
+    names = {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"}
+    assert names <= set(first) & set(second) and not any("network" in name for name in first)
+    assert all(math.isfinite(value) for value in first.values())
