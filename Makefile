@@ -3,21 +3,23 @@
 #   SET="train.epochs=3 ..."    settings for this call
 #   FORCE=1                     make the target again, although nothing changed
 #   RUNS="a b"                  runs to compare, by the beginnings of their ids (make runs lists them)
+#   RUN=a                       the run whose model is promoted or served, likewise
 #   FIX=1                       write a table that leaves out rows which cannot be used
 .DEFAULT_GOAL := help
 EXP ?= experiments/digits.yaml
 SET ?=
 FORCE ?=
 FIX ?=
-PORT ?= 5000
+PORT ?=
 RUNS ?=
+RUN ?=
 PYTHON ?= python3
 VENV ?= .venv
 UV := .uv/bin/uv
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE  # importing torch takes 12 s when it is compiled anew each time, 4 s when not
 
-.PHONY: help setup eda folds overfit smoke train submit score runs compare sync ui test lint types lock clean
+.PHONY: help setup eda folds overfit smoke train submit score runs compare sync promote serve export ui test lint types lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -55,8 +57,17 @@ compare: $(VENV)/.synced  ## say whether one run is better than another, or luck
 sync: $(VENV)/.synced  ## send to MLflow what it could not take before
 	@$(VENV)/bin/python -m pipeline sync $(EXP)
 
+promote: $(VENV)/.synced  ## make a run's model the champion (RUN=a)
+	@$(VENV)/bin/python -m pipeline promote $(EXP) $(if $(RUN),--run $(RUN))
+
+serve: $(VENV)/.synced  ## serve the champion, or the model of RUN=a, on 127.0.0.1 (PORT=5001)
+	@$(VENV)/bin/python -m pipeline serve $(EXP) $(if $(RUN),--run $(RUN)) $(if $(PORT),--port $(PORT))
+
+export: $(VENV)/.synced  ## write every fold's model as ONNX, compared with torch
+	@$(VENV)/bin/python -m pipeline export $(EXP) $(SET)
+
 ui: $(VENV)/.synced  ## browse all runs in MLflow on 127.0.0.1 (PORT=5000)
-	@$(VENV)/bin/python -m pipeline ui $(EXP) --port $(PORT)
+	@$(VENV)/bin/python -m pipeline ui $(EXP) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/.synced  ## run the tests
 	@$(VENV)/bin/python -m pytest

@@ -23,8 +23,12 @@ VERBS = {
     "runs": "list the runs",
     "compare": "say whether one run is better than another, or lucky",
     "sync": "send to MLflow what it could not take before",
+    "promote": "make a run's model the champion, on request",
+    "serve": "serve the champion, or a run's model, on 127.0.0.1",
+    "export": "write every fold's model as ONNX, compared with torch",
     "ui": "serve MLflow on 127.0.0.1 and print the link to the runs",
 }
+PORTS = {"ui": 5000, "serve": 5001}  # where nothing else is said
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,11 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     fix = "write a table that leaves out training rows which cannot be used; edits no file of yours"
     parser.add_argument("--fix", action="store_true", help=fix)
     parser.add_argument("--runs", nargs="*", default=[], metavar="RUN", help="of `compare`: ids or beginnings of them")
-    parser.add_argument("--port", type=int, default=5000, help="of `ui` (default 5000)")
+    parser.add_argument("--run", default="", metavar="RUN", help="of `promote` and `serve`: an id or its beginning")
+    parser.add_argument("--port", type=int, help="of `ui` (default 5000) and `serve` (default 5001)")
     args = parser.parse_intermixed_args(argv)  # --force and --port may stand anywhere
 
-    if not 0 < args.port < 65536:
-        parser.error(f"--port {args.port}: valid are 1 to 65535")
+    port = PORTS.get(args.verb, 5000) if args.port is None else args.port
+    if not 0 < port < 65536:
+        parser.error(f"--port {port}: valid are 1 to 65535")
 
     from pipeline.config.load import load
     from pipeline.config.mistakes import Mistakes, Stopped
@@ -59,7 +65,13 @@ def main(argv: list[str] | None = None) -> int:
         if args.verb == "ui":
             from pipeline.ui import serve
 
-            return serve(settings.competition.name, args.port)
+            return serve(settings.competition.name, port)
+        if args.verb in ("promote", "serve"):
+            from pipeline.stages import models
+
+            if args.verb == "promote":
+                return models.promote(settings, args.run)
+            return models.serve(settings, args.run, port)
         if args.verb in ("runs", "compare", "sync"):
             from pipeline.stages import record
 
@@ -85,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int:
     from pipeline.config.settings import RUNS
-    from pipeline.stages import checks, data, submission, training
+    from pipeline.stages import checks, data, models, submission, training
     from pipeline.work import Work
 
     RUNS.mkdir(exist_ok=True)
@@ -103,7 +115,7 @@ def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int
             checks.overfit(work)
             return 0
         stages = {"eda": data.eda, "folds": data.folds, "train": training.train, "submit": submission.submit}
-        (stages | {"score": submission.score})[args.verb](work)
+        (stages | {"score": submission.score, "export": models.export})[args.verb](work)
     if args.verb == "submit":
         print(submission.summary(work))
     return 0

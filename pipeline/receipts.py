@@ -27,7 +27,7 @@ ROOMS = {  # whose code a stage's result comes from
         *(*_DATA, "metrics", "task", "losses", "optim", "augment", "feed", "model", "average", "precision", "predict"),
         *("records", "resume", "train", "crossval"),
     ),
-    "submit": (*_DATA, "metrics", "task", "augment", "model", "predict", "submit"),
+    "submit": (*_DATA, "metrics", "task", "augment", "model", "predict", "infer", "submit"),
     "score": (*_DATA, "metrics", "score"),
 }
 

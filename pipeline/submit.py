@@ -5,7 +5,7 @@ dtypes (`Competition.label_texts`). It is checked after being read back from dis
 everything holds.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,12 @@ import torch
 
 from pipeline.atomic import atomic
 from pipeline.competition.contract import Competition
+from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.images.load import load_images
 from pipeline.images.store import Store
-from pipeline.metrics import decisions
+from pipeline.infer import Loaded, mean_outputs, texts
 from pipeline.model import load_checkpoint
-from pipeline.predict import predict
 
 
 def predict_test(
@@ -29,18 +29,20 @@ def predict_test(
 
     Preprocessing and classes come from the checkpoints and from nowhere else.
     """
-    images, spec, probs = None, None, []
-    for path in checkpoints:
-        model, info = load_checkpoint(path, device)
-        if info.task.classes != competition.classes:
-            found = f"was trained on other classes ({', '.join(info.task.classes)})"
-            valid = f"valid: {', '.join(competition.classes)}, in this order"
-            raise Mistakes([Mistake(shown(path), found, valid, "foreign artifacts")])
-        if images is None or info.preprocessing != spec:
-            spec = info.preprocessing
-            images = torch.from_numpy(load_images(competition.test_rows, spec, store, hashes))
-        probs.append(predict(model, info.task, images, spec, device))
-    return np.mean(probs, axis=0)
+
+    def models() -> Iterator[Loaded]:
+        for path in checkpoints:  # one at a time in memory
+            model, info = load_checkpoint(path, device)
+            if info.task.classes != competition.classes:
+                found = f"was trained on other classes ({', '.join(info.task.classes)})"
+                valid = f"valid: {', '.join(competition.classes)}, in this order"
+                raise Mistakes([Mistake(shown(path), found, valid, "foreign artifacts")])
+            yield model, info
+
+    def images(spec: Preprocessing) -> torch.Tensor:
+        return torch.from_numpy(load_images(competition.test_rows, spec, store, hashes))
+
+    return mean_outputs(models(), images, device)
 
 
 def write_submission(competition: Competition, outputs: np.ndarray, path: Path) -> pd.DataFrame:
@@ -70,15 +72,7 @@ def write_submission(competition: Competition, outputs: np.ndarray, path: Path) 
 
 def answer_texts(competition: Competition, outputs: np.ndarray) -> list[str]:
     """What is answered for each row, as a submission writes it."""
-    answers = decisions(outputs, competition.target)
-    if competition.target == "regression":
-        return [f"{value:.7g}" for value in answers.tolist()]
-    if competition.target == "multilabel":
-        return [
-            competition.separator.join(name for name, has in zip(competition.label_texts, row, strict=True) if has)
-            for row in answers
-        ]
-    return [competition.label_texts[answer] for answer in answers]
+    return texts(outputs, competition.target, competition.label_texts, competition.separator)
 
 
 def check_submission(path: Path, competition: Competition) -> list[Mistake]:

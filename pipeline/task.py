@@ -5,9 +5,11 @@ A `Task` travels in the checkpoint, so that inference turns logits into outputs 
 """
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 
 Kind = Literal["class", "multilabel", "ordinal", "regression"]
 Link = Literal["softmax", "one_vs_all", "sigmoid", "corn", "parts", "number"]
@@ -56,12 +58,12 @@ class Task:
         if self.link == "corn":
             # logit k says P(y > k | y >= k), so that their products fall with k whatever the network says:
             # Shi, Cao & Raschka 2021, arXiv 2111.08851
-            above = logits.sigmoid().cumprod(dim=1)
+            above = F.logsigmoid(logits).cumsum(dim=1).exp()  # their product; ONNX has no cumulative one
             ones, zeros = torch.ones_like(above[:, :1]), torch.zeros_like(above[:, :1])
             return torch.cat([ones, above], dim=1) - torch.cat([above, zeros], dim=1)
         if self.link == "parts":
-            probs = torch.ones(len(logits), len(self.classes), device=logits.device)
-            for part, values in zip(logits.split(self.part_sizes, dim=1), self.parts, strict=True):
-                probs = probs * part.softmax(dim=1)[:, list(values)]
+            split = logits.split(self.part_sizes, dim=1)
+            of_parts = [p.softmax(dim=1)[:, list(values)] for p, values in zip(split, self.parts, strict=True)]
+            probs = reduce(torch.mul, of_parts)
             return probs / probs.sum(dim=1, keepdim=True)  # 1 already, unless some combination is no class
         return logits * self.std + self.mean

@@ -7,6 +7,7 @@ bits, transparency, CMYK, several frames, another format than its name says) is 
 import struct
 import zlib
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -50,8 +51,10 @@ class FileFacts:
     has_alpha: bool  # some pixel really lets something through
 
 
-def open_image(path: str, side: int = 0) -> tuple[Image.Image, FileFacts]:
+def open_image(path: str | BinaryIO, side: int = 0) -> tuple[Image.Image, FileFacts]:
     """The upright image in mode L (grey files) or RGB. side: the short side that is wanted, 0 for all there is.
+
+    path: of the file, or the file opened, which may lie in memory.
 
     With a side, a JPEG may come smaller than it is, but no smaller than `DCT_GAP` times that. Raises `Unreadable`.
     """

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -17,14 +18,16 @@ from pipeline.competition.contract import Row
 from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.images.decode import (
+    MAX_PIXELS,
     Unreadable,
     as_image,
     enlarge,
     open_image,
     resize_and_crop,
     resize_and_crop_fast,
+    shrink,
 )
-from pipeline.images.store import Store, unreadable
+from pipeline.images.store import Side, Store, unreadable
 
 TOLERANCE = {"mean": 1.0, "99.9 %": 8.0}  # grey levels of 255 between store and file, tested on photo-like images
 TASK = 16  # images that a thread takes at once, since handing one over costs as much as resizing a small one
@@ -60,6 +63,22 @@ def load_images(
     if mistakes:
         raise Mistakes(mistakes)
     return images
+
+
+def load_one(source: str | BinaryIO, spec: Preprocessing, side: Side) -> np.ndarray:
+    """(px, px, C) uint8 of a file that is in no store, as `load_images` gives it out of a store of that side.
+
+    Raises `Unreadable`, also for a picture so narrow that it would fill the memory once it is enlarged.
+    """
+    image, file = open_image(source, 0 if side == "off" else side)
+    short, sides = int(spec.px / spec.crop), sorted((file.width, file.height))
+    if short * short * sides[1] / sides[0] > MAX_PIXELS:
+        raise Unreadable(f"{file.width} x {file.height} px, which at a short side of {short} px is a bomb")
+    if side != "off":
+        pixels = shrink(image, side)
+        if pixels.shape[0] < file.height:
+            return resize_and_crop_fast(pixels, spec)
+    return resize_and_crop(image, spec)
 
 
 def row_pixels(

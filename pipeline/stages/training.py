@@ -21,6 +21,7 @@ from pipeline.receipts import Receipt
 from pipeline.stages.cv_record import about_cv, epoch_logger, log_cv
 from pipeline.stages.data import folds
 from pipeline.stages.describe import dataset, machine
+from pipeline.stages.models import log_model
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
@@ -97,12 +98,15 @@ def train(work: Work) -> Receipt:
             code = receipts.code_version()
             cv = cross_validate(data, table, settings, precision, identity, code, folder, on_epoch, progress.on_step)
         files = log_cv(work, cv, runs, folder)
+        registered = log_model(work, run_id, inputs["folds"], cv, folder)
         work.tracker.rename(run_id, f"{title} · {cv.score:.4f}")
         work.tracker.describe(run_id, about_cv(work, fold_receipt, told, cv))
     figures = {"score": cv.score, "low": cv.interval.low, "high": cv.interval.high, "fold_scores": cv.fold_scores}
     interval = f"95 % interval {cv.interval.low:.4f} to {cv.interval.high:.4f}"
     spread = f"{min(cv.fold_scores):.4f} to {max(cv.fold_scores):.4f}"
     say("train", f"{competition.metric} of all out-of-fold rows {cv.score:.4f} ({interval}); by fold {spread}")
+    if registered:
+        say("train", registered)
     if cv.optimism is not None:
         figures["optimism_of_best"] = cv.optimism
         say("train", f"train.select=best looks about {cv.optimism:.4f} better than it is: each fold's epoch was chosen "
@@ -189,13 +193,13 @@ def _tell_disk(work: Work, task: Task, n_models: int, folder: Path) -> None:
     for_resuming = 2 * size * (4 if train.select in ("ema", "swa") else 3) + size * (train.select == "best")
     stay = n_models * size
     free = shutil.disk_usage(folder).free
-    say("train", f"{n_models} models of {size / 1e6:,.1f} MB stay in {shown(work.folder)} and again in MLflow, and "
+    say("train", f"{n_models} models of {size / 1e6:,.1f} MB stay in {shown(work.folder)} and twice in MLflow, and "
         f"up to {for_resuming / 1e6:,.0f} MB more while one is trained")  # fmt: skip
     for other in {path.parent for path in work.folder.glob("train-*/*.state")} - {folder}:
         left = sum(path.stat().st_size for path in other.glob("*.state*"))
         say("train", f"note: training under other settings was not finished: {shown(other)} holds {left / 1e6:,.0f} MB "
             "to go on from; delete it if that is not wanted")  # fmt: skip
-    stay = 2 * stay
+    stay = 3 * stay
     if stay + for_resuming > free:
         found = f"the checkpoints need about {(stay + for_resuming) / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
         raise Mistakes(

@@ -21,8 +21,9 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
+from pipeline.tracking.registry import OUR_ID, log_ensemble
+
 Call = Mapping[str, Any]
-OUR_ID = "podium.id"
 # what another try would not change; everything else may be the store's or the network's bad day
 NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST",
          "INVALID_STATE", "INVALID_STATE_TRANSITION"}  # fmt: skip
@@ -83,6 +84,8 @@ def _send(client: MlflowClient, experiment_id: str, call: Call, again: bool) -> 
             client.log_inputs(run, [_dataset(dataset) for dataset in call["datasets"]])
         case "model":
             return _model(client, experiment_id, call)
+        case "ensemble":
+            return log_ensemble(client, experiment_id, call)
         case other:
             raise Refused(f"nobody knows the call {other!r}")
     return None

@@ -125,10 +125,14 @@ def _kept(path: Path, folder: Path) -> Path:
     place = folder / uuid.uuid4().hex[:12] / path.name
     place.parent.mkdir(parents=True)
     if path.is_dir():
-        shutil.copytree(path, place)
-        return place
-    try:
-        os.link(path, place)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(path, place)
+        shutil.copytree(path, place, copy_function=_link)
+    else:
+        _link(str(path), str(place))
     return place
+
+
+def _link(source: str, place: str) -> None:
+    try:
+        os.link(source, place)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, place)

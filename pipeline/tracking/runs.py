@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from pipeline.config.settings import RUNS
 from pipeline.tracking.alive import OpenRuns
 from pipeline.tracking.calls import Refused, first_line, now_ms, send
 from pipeline.tracking.outbox import OURS, Outbox, new_id, real_id
+from pipeline.tracking.registry import Score
 
 LOCAL_STORE = f"sqlite:///{RUNS / 'mlflow.db'}"  # absolute: a relative one makes a second store in every folder
 ARTIFACTS = RUNS / "artifacts"
@@ -180,6 +182,24 @@ class Tracker:
         self._call({"call": "model", "id": ours, "run": run_id, "name": name, "params": _legal(params, str),
                     "metrics": _legal(metrics, float), "step": step, "tags": dict(tags), "parent": parent,
                     "time": now_ms()})  # fmt: skip
+
+    def ensemble(
+        self, run_id: str, name: str, folder: Path, score: Score, made_of: Sequence[str], against: str = "",
+        pairs: float | None = None,
+    ) -> str:  # fmt: skip
+        """A package for the registered model `name`; the number of its version, empty while it is kept.
+
+        made_of: hashes of the checkpoints; the same ones again are no second version. against: the run of the champion
+        that it was compared with in pairs, and `pairs` the lower end of the gain's interval (`registry.beats`).
+        """
+        ours = hashlib.sha256(json.dumps([run_id, name, *made_of]).encode()).hexdigest()[:32]
+        return self._call({"call": "ensemble", "id": ours, "run": run_id, "name": name, "score": asdict(score),
+                           "file": str(folder.absolute()), "against": against, "pairs": pairs})  # fmt: skip
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        """MLflow's own, for what is asked and not told. Use it only while nothing failed."""
+        return self._client
 
     def rename(self, run_id: str, name: str) -> None:
         self._call({"call": "rename", "run": run_id, "name": name})

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.tracking import package, registry
 from pipeline.tracking import runs as tracking
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
@@ -117,3 +118,22 @@ def test_a_server_that_goes_away_in_the_middle_and_comes_back_has_everything_in_
     for run_id in (cv, late):
         assert tracking.fetch(run_id, "oof.parquet", tmp_path / "fetched").read_bytes() == b"table"
     assert not (tmp_path / "mlruns/mlflow.db").exists() and not (tmp_path / "mlruns/artifacts").exists()
+
+
+def test_a_model_is_registered_with_the_server_and_fetched_from_it(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setattr(tracking, "RUNS", tmp_path / "mlruns")
+    folder = tmp_path / "package"
+    (folder / "code").mkdir(parents=True)
+    (folder / "MLmodel").write_text("flavors: {}\n")
+    (folder / "code/a.py").write_text("a = 1\n")
+    tracker = tracking.Tracker("faces")
+    run = tracker.start("cv", {"stage": "cv"})
+    score = registry.Score("macro_f1", 0.9, 0.88, 0.92, True, run, "folds")
+    number = tracker.ensemble(run, "faces", folder, score, ["hash"])
+    assert tracker.failure == "" and number == "1" == tracker.ensemble(run, "faces", folder, score, ["hash"])
+    assert registry.champion(tracker.client, "faces").score == score
+    fetched = package.download(tracker.client, "faces", "1", tmp_path / "fetched")
+    assert (fetched / "MLmodel").read_text() == "flavors: {}\n" and (fetched / "code/a.py").read_text() == "a = 1\n"
+    tracker.end(run)
+    tracker.let_go()

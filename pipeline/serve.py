@@ -1,0 +1,41 @@
+"""A registered model on 127.0.0.1 and nowhere else: image bytes in, class and probabilities out.
+
+In: a version of the competition's registered model. Out: MLflow's scoring server over its package, in a process that
+runs the package's code and not ours. Whoever can write to the MLflow store can change that code, so serve from a store
+that you trust.
+"""
+
+import tempfile
+from pathlib import Path
+from shlex import quote
+
+from pipeline.config.mistakes import shown
+from pipeline.config.settings import RUNS
+from pipeline.server import HOST, check_port, run
+from pipeline.tracking import package
+
+
+def serve(client: package.MlflowClient, name: str, number: str, port: int) -> int:
+    """Version `number` of the model `name` in the client's MLflow store. Stays until Ctrl-C; returns the exit status.
+
+    Raises `Mistakes` for a port that is taken, and what MLflow raises where the package cannot be had.
+    """
+    check_port(port, "serve")
+    (RUNS / "cache").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=RUNS / "cache", prefix="served-") as scratch:
+        folder = package.download(client, name, number, Path(scratch) / "package")
+        example = Path(scratch) / "example.jpg"
+        example.write_bytes(package.example(folder))
+        command, environment = package.serving(folder, HOST, port)
+        print(f"{name} version {number} is starting on {HOST}:{port} (10 to 30 s) ...", flush=True)
+        return run(command, port, "The model", ready(port, example), RUNS / "serve.log", folder, environment)
+
+
+def ready(port: int, image: Path) -> str:
+    """A command that sends one picture. By a pipe, since a picture is longer than an argument may be."""
+    # base64 breaks its lines, which JSON forbids
+    encoded = f"base64 < {quote(shown(image))} | tr -d '\\n'"
+    body = f'{{ printf \'{{"dataframe_split": {{"columns": ["image"], "data": [["\'; {encoded}; printf \'"]]}}}}\'; }}'
+    url = f"http://{HOST}:{port}/invocations"
+    send = f"curl -sS {url} -H 'Content-Type: application/json' --data-binary @-"
+    return f"try it, with this picture or one of yours:\n{body} | {send}"

@@ -1,0 +1,141 @@
+"""Models that leave the building: packaged and registered after a training, promoted, served, exported."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import receipts
+from pipeline.config.metric import parse_metric
+from pipeline.config.mistakes import Mistake, Mistakes, shown
+from pipeline.stages.record import connect
+from pipeline.work import Work, say
+
+if TYPE_CHECKING:
+    from pipeline.config.settings import Experiment
+    from pipeline.crossval import CrossValidation
+    from pipeline.tracking.registry import Version
+
+EXAMPLES = 16  # images that torch and ONNX are compared on
+
+
+def log_model(work: Work, run_id: str, folds: str, cv: CrossValidation, folder: Path) -> str:
+    """The folds' models as one model of MLflow's, registered under the competition's name; champion if it is better.
+
+    run_id: the cross-validation's. folds: hash of the folds table. folder: of the training. Returns what came of it, in
+    words; what fails is told there too, for the training is done, and worth more.
+    """
+    from pipeline.tracking import package, registry
+
+    competition, tracker = work.competition, work.tracker
+    if competition.is_excerpt:  # of `make smoke`
+        return ""
+    place, example = folder / "package", Path(competition.train_rows[0]["path"])
+    try:
+        package.save_package(
+            place, cv.checkpoints, competition.label_texts, competition.separator, work.store.side, example
+        )
+        metric = parse_metric(competition.metric, competition.target)
+        interval = (cv.score, cv.interval.low, cv.interval.high)
+        score = registry.Score(metric.name, *interval, metric.greater_is_better, run_id, folds)
+        before = None if tracker.failure else registry.champion(tracker.client, competition.name)
+        pairs = _paired_low(work, cv, before) if before else None
+        made_of = [receipts.sha256(path) for path in cv.checkpoints]
+        number = tracker.ensemble(
+            run_id, competition.name, place, score, made_of, before.run_id if before else "", pairs
+        )
+        if not number:
+            return ""  # kept: the tracker has said so
+        [why] = [v.why for v in registry.versions(tracker.client, competition.name) if v.number == number]
+        return f"version {number} of the model {competition.name}. {why}"
+    except Exception as error:
+        reason = str(error).splitlines()[0][:200] if str(error) else "no message"
+        return f"the folds' models could not be registered as one ({type(error).__name__}: {reason})"
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _paired_low(work: Work, cv: CrossValidation, before: Version) -> float | None:
+    """Lower end of the gain's interval, row by row; None where the champion was validated otherwise."""
+    import pandas as pd
+
+    from pipeline.compare import compare
+    from pipeline.tracking.runs import fetch
+
+    competition = work.competition
+    groups = {row["image_id"]: row.get("group", "") for row in competition.train_rows}
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            old = pd.read_parquet(fetch(before.run_id, "oof.parquet", Path(scratch)))
+            return compare(old, cv.oof, groups, competition.metric, competition.target).low
+        except Exception:  # deleted, on other folds or of another target: the scores' own intervals judge then
+            return None
+
+
+def promote(settings: Experiment, wanted: str) -> int:
+    """Makes the model of a run the champion, whatever the scores say. Returns the exit status."""
+    from pipeline.tracking import registry
+
+    name, client = settings.competition.name, connect(settings).client
+    version = _version_of(registry.versions(client, name), wanted)
+    before = registry.champion(client, name)
+    registry.set_champion(client, name, version.number)
+    was = f"; it was version {before.number}" if before and before.number != version.number else ""
+    say("promote", f"version {version.number} of {name} is the champion{_told(version)}{was}")
+    return 0
+
+
+def serve(settings: Experiment, wanted: str, port: int) -> int:
+    """Serves a run's model, or the champion, until Ctrl-C. Returns the exit status."""
+    from pipeline import serve as room
+    from pipeline.tracking import registry
+
+    name, client = settings.competition.name, connect(settings).client
+    version = _version_of(registry.versions(client, name), wanted) if wanted else registry.champion(client, name)
+    if version is None:
+        valid = "valid: make train first, make promote RUN=... or make serve RUN=... (make runs lists the runs)"
+        raise Mistakes([Mistake(f"model {name}", "there is no champion", valid, "models")])
+    say("serve", f"version {version.number} of {name}{_told(version)}")
+    return room.serve(client, name, version.number, port)
+
+
+def _version_of(known: list[Version], wanted: str) -> Version:
+    """The youngest version that the run with this beginning of an id left. Raises `Mistakes` for none, or several."""
+    runs = {version.run_id: version for version in reversed(known) if wanted and version.run_id.startswith(wanted)}
+    if len(runs) == 1:
+        return next(iter(runs.values()))
+    listed = ", ".join(f"{v.run_id[:8]} (version {v.number}{_told(v)})" for v in known[:8])
+    found = f"{len(runs)} runs with a registered model begin so" if wanted else "no run is named"
+    valid = f"valid: {listed or 'none yet: make train registers one'}"
+    raise Mistakes([Mistake(f"RUN={wanted}", found, valid, "runs")])
+
+
+def _told(version: Version) -> str:
+    score = version.score
+    return f", {score.metric} {score.value:.4f} ({score.low:.4f} to {score.high:.4f})" if score else ""
+
+
+def export(work: Work) -> Path:
+    """Every fold's model as ONNX under `mlruns/NAME/export/`, compared with torch on images of the competition."""
+    from pipeline.stages.training import train
+
+    trained = train(work)
+    work.check()
+    import torch
+
+    from pipeline import export as room
+    from pipeline.images.load import load_images
+    from pipeline.model import checkpoint_info
+
+    names = [name for name in trained.artifacts if name.endswith(".safetensors")]
+    checkpoints = [work.resolve(trained, name) for name in names]
+    rows, contents = work.competition.train_rows[:EXAMPLES], work.contents[0][:EXAMPLES]
+    images = torch.from_numpy(load_images(rows, checkpoint_info(checkpoints[0]).preprocessing, work.store, contents))
+    folder = work.folder / "export"
+    about = {"label_texts": list(work.competition.label_texts), "separator": work.competition.separator,
+             "store_side": work.store.side, "cv_run": trained.run_id}  # fmt: skip
+    difference = room.export(checkpoints, images, folder, about, lambda text: say("export", text))
+    say("export", f"{len(checkpoints)} models in {shown(folder)}; they differ from torch by {difference:.1e} at most")
+    return folder

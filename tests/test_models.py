@@ -1,0 +1,122 @@
+"""The model that leaves the building, by the verbs that a user has: what the README shows, served, promoted."""
+
+import base64
+import csv
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from io import BytesIO
+
+import mlflow
+import pandas as pd
+import pytest
+from PIL import Image
+from test_docs import BLOCKS, python_command
+
+EXPERIMENT = "experiments/digits.yaml"
+
+
+def answers(checkout) -> dict[str, str]:
+    with (checkout.runs / "digits/submission.csv").open() as file:
+        return dict(list(csv.reader(file))[1:])
+
+
+@pytest.fixture(scope="module")
+def served(first):
+    """(the address, what was printed) of `make serve` after the first `make submit`."""
+    checkout, _ = first
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        python_command(checkout, f"make serve PORT={port}"),
+        cwd=checkout.root, env=checkout.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Ctrl-C" in line:
+            break
+    yield f"http://127.0.0.1:{port}", "".join(lines)
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    process.stdout.close()
+
+
+def ask(server: str, column: str, values: list[str]) -> list[dict]:
+    body = json.dumps({"dataframe_split": {"columns": [column], "data": [[value] for value in values]}}).encode()
+    request = urllib.request.Request(f"{server}/invocations", body, {"Content-Type": "application/json"})  # noqa: S310 (ours)
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 (ours)
+        return json.load(answer)["predictions"]
+
+
+def test_it_answers_over_http_as_the_submission_did(first, served):
+    checkout, _ = first
+    submitted = dict(list(answers(checkout).items())[:24])
+    files = [checkout.root / f"data/digits/images/{image_id}.png" for image_id in submitted]
+    got = ask(served[0], "image", [base64.b64encode(path.read_bytes()).decode() for path in files])
+    assert [row["class"] for row in got] == list(submitted.values()) and len(set(submitted.values())) > 1
+
+
+def test_a_jpeg_is_answered_as_by_the_model_in_this_process(first, served):
+    checkout, _ = first
+    jpeg, path = BytesIO(), next(iter(answers(checkout)))
+    Image.open(checkout.root / f"data/digits/images/{path}.png").resize((90, 70)).save(jpeg, "JPEG", quality=90)
+    [got] = ask(served[0], "image", [base64.b64encode(jpeg.getvalue()).decode()])
+    client = mlflow.MlflowClient(f"sqlite:///{checkout.runs / 'mlflow.db'}")
+    source = client.get_model_version_by_alias("digits", "champion").source
+    [expected] = mlflow.pyfunc.load_model(source).predict(pd.DataFrame({"image": [jpeg.getvalue()]})).to_dict("records")
+    assert got.pop("class") == expected.pop("class")
+    assert got == pytest.approx(expected, abs=1e-6) and sum(got.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("column", "value"), [("path", "data/digits/train.csv"), ("image", "bm8gaW1hZ2U="), ("x", "")])
+def test_what_it_cannot_answer_is_the_askers_mistake_and_names_no_file(served, column, value):
+    with pytest.raises(urllib.error.HTTPError) as error:
+        ask(served[0], column, [value])
+    said = json.load(error.value)
+    assert error.value.code == 400 and "valid" in said["message"] + "valid" * (column == "image"), said
+    assert "stack_trace" not in said and "site-packages" not in said["message"]
+
+
+def test_the_printed_line_works_and_nobody_else_can_reach_it(first, served):
+    if not shutil.which("curl"):
+        pytest.skip("no curl here")
+    [line] = [line for line in served[1].splitlines() if "curl" in line]
+    done = subprocess.run(["bash", "-c", line], cwd=first[0].root, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["predictions"][0]["class"] in "0123456789"
+    port = int(served[0].rpartition(":")[2])
+    with open("/proc/net/tcp") as file:
+        listening = {line.split()[1] for line in list(file)[1:] if line.split()[3] == "0A"}
+    assert f"0100007F:{port:04X}" in listening and f"00000000:{port:04X}" not in listening
+
+
+def test_the_python_of_the_readme_prints_an_answer(first):
+    checkout, _ = first
+    [text] = [text for language, text in BLOCKS if language == "python"]
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", text], cwd=checkout.root, capture_output=True, text=True,
+                          env=checkout.environment(), timeout=120)  # fmt: skip
+    assert re.search(r"class .*p_0 .*p_9", done.stdout) and done.returncode == 0, done.stderr
+
+
+def test_promote_moves_the_champion_on_request_and_tells_what_there_is(finished):
+    _, errors = finished.main("promote", EXPERIMENT, expect=2)
+    assert "no run is named" in errors
+    run = re.search(r"(\w{8}) \(version 1, macro_f1", errors)
+    assert run, errors
+    client = mlflow.MlflowClient(f"sqlite:///{finished.runs / 'mlflow.db'}")
+    client.delete_registered_model_alias("digits", "champion")
+    _, errors = finished.main("serve", EXPERIMENT, expect=2)
+    assert "there is no champion" in errors
+    _, errors = finished.main("promote", EXPERIMENT, "--run", "nothing", expect=2)
+    assert "0 runs with a registered model begin so" in errors
+    output, _ = finished.main("promote", EXPERIMENT, "--run", run[1])
+    assert "version 1 of digits is the champion" in output
+    assert client.get_model_version_by_alias("digits", "champion").version == 1
