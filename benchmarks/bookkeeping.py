@@ -22,6 +22,7 @@ from pipeline.optim import build_optimizer
 from pipeline.records import EpochRecord
 from pipeline.resume import ResumeState
 from pipeline.tracking.runs import Tracker
+from pipeline.tracking.system import SystemSampler
 
 
 def median_ms(call) -> float:
@@ -37,9 +38,11 @@ def main(names: list[str], scratch: str) -> None:
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{scratch}/mlflow.db"
     tracker = Tracker("bookkeeping")
     run_id = tracker.start("fold-0", {})
-    names_of = ("train_loss", "valid_loss", "valid_macro_f1", "lr", "grad_norm", "images_per_s", "seconds")
+    names_of = ("train_loss", "valid_loss", "valid_macro_f1", "valid_accuracy", "lr", "lr_body", "lr_head", "grad_norm",
+                "images_per_s", "seconds", "memory_mb")  # fmt: skip
     metrics = dict.fromkeys(names_of, 0.5)
-    to_mlflow = median_ms(lambda: tracker.metrics(run_id, metrics, step=1))
+    with SystemSampler() as sampler:
+        to_mlflow = median_ms(lambda: tracker.metrics(run_id, metrics | sampler.take(), step=1))
     for name in names:
         model = build_model(Model(name=name), 18, "RGB")
         settings = Experiment.model_validate({"competition": {"source": "digits"}})

@@ -52,7 +52,8 @@ def served(first):
 
 def ask(server: str, column: str, values: list[str]) -> list[dict]:
     body = json.dumps({"dataframe_split": {"columns": [column], "data": [[value] for value in values]}}).encode()
-    request = urllib.request.Request(f"{server}/invocations", body, {"Content-Type": "application/json"})  # noqa: S310 (ours)
+    kind = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{server}/invocations", body, kind)  # noqa: S310 (ours)
     with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 (ours)
         return json.load(answer)["predictions"]
 

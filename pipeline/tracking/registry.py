@@ -5,13 +5,14 @@ registered model named after the competition, and its alias `champion`, which mo
 functions raise what MLflow raises; the caller decides what that stops.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
@@ -86,18 +87,20 @@ def log_ensemble(client: MlflowClient, experiment_id: str, call: Mapping[str, An
 def _upload(client: MlflowClient, experiment_id: str, call: Mapping[str, Any]) -> LoggedModel:
     """The logged model that holds the package."""
     known = client.search_logged_models([experiment_id], f"tags.`{OUR_ID}` = '{call['id']}'")
-    if ready := [model for model in known if str(model.status) == "READY"]:
-        return ready[0]
-    tags = {OUR_ID: call["id"], "cv_run": call["run"]}
-    made = client.create_logged_model(experiment_id, f"{call['name']}-ensemble", call["run"], tags, None, "ensemble")
-    try:
-        client.log_model_artifacts(made.model_id, call["file"])
-    except BaseException:
-        client.finalize_logged_model(made.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(made.model_id, "READY")
-    client.log_outputs(call["run"], [LoggedModelOutput(made.model_id, 0)])
-    return client.get_logged_model(made.model_id)
+    if known:  # by a command that was killed, perhaps on the way
+        model = known[0]
+    else:
+        tags = {OUR_ID: call["id"], "cv_run": call["run"]}
+        model = client.create_logged_model(
+            experiment_id, f"{call['name']}-ensemble", call["run"], tags, None, "ensemble"
+        )
+    if str(model.status) == "READY":
+        return model
+    client.log_model_artifacts(model.model_id, call["file"])
+    values = [Metric(key, value, call["time"], 0, model.model_id) for key, value in call["metrics"].items()]
+    client.log_batch(call["run"], metrics=values)  # by which the Models view ranks
+    client.log_outputs(call["run"], [LoggedModelOutput(model.model_id, 0)])
+    return client.finalize_logged_model(model.model_id, "READY")
 
 
 def _register(client: MlflowClient, call: Mapping[str, Any], model: LoggedModel, score: Score) -> ModelVersion:
@@ -108,13 +111,16 @@ def _register(client: MlflowClient, call: Mapping[str, Any], model: LoggedModel,
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for known in _all(client, f"name = '{name}' and run_id = '{call['run']}'"):
-        if known.source == model.artifact_location:
-            return known
+    there = [
+        v for v in _all(client, f"name = '{name}' and run_id = '{call['run']}'") if v.source == model.artifact_location
+    ]
     # by its place: MLflow 3.17 looks a `models:/` source up in the process's own store, not in this client's
-    return client.create_model_version(
+    version = there[0] if there else client.create_model_version(
         name, model.artifact_location, call["run"], score.tags(), model_id=model.model_id
-    )
+    )  # fmt: skip
+    link = json.dumps([{"name": name, "version": str(version.version)}])  # as MLflow's own pages show it
+    client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
+    return version
 
 
 def set_champion(client: MlflowClient, name: str, number: str) -> None:
@@ -164,7 +170,7 @@ def beats(new: Score, old: Score | None, paired_low: float | None = None) -> tup
     gain = sign * (new.value - old.value)
     told = f"{new.metric} {new.value:.4f} against the champion's {old.value:.4f}"
     if paired_low is not None:
-        how = f"the gain {gain:+.4f} is at least {paired_low:+.4f} with 95 % confidence, paired row by row"
+        how = f"the gain is {gain:+.4f}, and {paired_low:+.4f} at the lower end of its 95 % interval, paired row by row"
         return paired_low > 0, f"{told}: {how}"
     facing = (new.value - new.low, old.high - old.value) if sign > 0 else (new.high - new.value, old.value - old.low)
     margin = math.hypot(*facing)

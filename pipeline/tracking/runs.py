@@ -194,6 +194,7 @@ class Tracker:
         """
         ours = hashlib.sha256(json.dumps([run_id, name, *made_of]).encode()).hexdigest()[:32]
         return self._call({"call": "ensemble", "id": ours, "run": run_id, "name": name, "score": asdict(score),
+                           "metrics": _legal({f"oof_{score.metric}": score.value}, float), "time": now_ms(),
                            "file": str(folder.absolute()), "against": against, "pairs": pairs})  # fmt: skip
 
     @property
