@@ -18,7 +18,7 @@ import yaml
 
 from pipeline import receipts
 from pipeline.competition.contract import WHERE, Competition, Row
-from pipeline.competition.labels import check_class_weights, check_label_bounds, part_values
+from pipeline.competition.labels import check_class_weights, check_label_bounds, check_part_heads, part_values
 from pipeline.competition.paths import missing_images
 from pipeline.competition.sources import open_competition
 from pipeline.config.losses import GivenWeights
@@ -185,7 +185,10 @@ class Work:
         if isinstance(settings.train.class_weights, GivenWeights):
             mistakes += check_class_weights(settings.train.class_weights.weights, self.competition.classes)
         mistakes += check_folds(self.competition, settings.folds)
-        if self.target in TRAINS:
+        by_part = settings.model.heads == "parts"
+        if by_part:
+            mistakes += check_part_heads(settings.competition, self.competition.classes)
+        if self.target in TRAINS and not (by_part and mistakes):  # without its parts there is no model to check
             from pipeline.model_checks import check_model
 
             mistakes += check_model(settings, max(self.task.n_logits, 1))

@@ -141,6 +141,11 @@ def test_a_label_in_parts_with_a_head_for_each(run):
     parts = {name: {"column": name, "values": ["no", "yes"]} for name in ("red", "green")}
     columns = {name: ["yes" if level(n)[i] else "no" for n in range(N)] for i, name in enumerate(("red", "green"))}
     competition = {"parts": parts, "formula": "2 * red + green"}
+    stranger = {**competition, "classes": ["0", "1", "2", "3", "9"]}
+    told = run(label, stranger, expect=2, columns=columns, model=heads)
+    assert "no combination of the parts gives 9" in told and "Traceback" not in told
+    told = run(label, {**competition, "formula": "2 * red +"}, expect=2, columns=columns, model=heads)
+    assert "competition.formula" in told and "Traceback" not in told
     oof, submission, answers, score, test, _ = run(label, competition, columns=columns, model=heads)
     probs = oof.filter(like="p_").to_numpy()
     assert np.allclose(probs.sum(axis=1), 1, atol=1e-5)

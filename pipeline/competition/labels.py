@@ -133,6 +133,17 @@ def part_values(settings: Declared, classes: Sequence[str]) -> tuple[tuple[int, 
     return tuple(tuple(places[part] for places in table) for part in range(len(own.parts)))
 
 
+def check_part_heads(settings: Declared, classes: Sequence[str]) -> list[Mistake]:
+    """`model.heads=parts` where a class (of `competition.classes` or a fixes table) is no combination of the parts."""
+    given = scheme(settings, []).class_of.values()
+    strange = [name for name in classes if name not in given]
+    if not strange or not given:  # a formula that is wrong is told where it is read
+        return []
+    found = f"no combination of the parts gives {', '.join(strange[:8])}"
+    valid = f"valid: classes that the formula gives ({', '.join(sorted(given, key=int)[:20])}), or model.heads=joint"
+    return [Mistake("competition.classes", found, valid, "classes")]
+
+
 def check_class_weights(weights: Mapping[str, float], classes: Sequence[str]) -> list[Mistake]:
     """`train.class_weights.weights` that leave a class out, or name one that there is not."""
     mistakes, where, kind = [], "train.class_weights.weights", "class weights"
