@@ -5,7 +5,8 @@
 Works in a copy of the tracked files, on the digits with two folds of two epochs. Each time all that the competition has
 in mlruns/ is removed (the image store too; only MLflow's database stays), the command is started, killed with all its
 processes at a moment drawn over its whole length, and run again. Compared with an undisturbed run: the bytes of the
-checkpoints, the out-of-fold table and the submission. Prints one line a kill, and at the end the count and one line of
+checkpoints, the out-of-fold table and the submission. And MLflow's record must be whole: no run RUNNING, one version of
+the registered model for each training, nothing waiting. Prints one line a kill, and at the end the count and one line of
 JSON.
 """
 
@@ -15,10 +16,13 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +50,19 @@ def litter(tree: Path) -> list[str]:
     """What a finished command may not leave: half-written files and states of training."""
     files = (path for path in (tree / "mlruns").rglob("*") if path.is_file())
     return [str(path.relative_to(tree)) for path in files if path.suffix in (".tmp", ".state", ".previous")]
+
+
+def record_faults(tree: Path) -> list[str]:
+    """What MLflow's record may not say once the command has gone on: read from its database itself."""
+    with closing(sqlite3.connect(tree / "mlruns/mlflow.db")) as store:
+        running = store.execute("select count(*) from runs where status = 'RUNNING'").fetchone()[0]
+        of_stage = "select run_uuid from tags where key = 'stage' and value = 'cv'"
+        trained = store.execute(f"select run_uuid from runs where status = 'FINISHED' and run_uuid in ({of_stage})")
+        versions = Counter(row[0] for row in store.execute("select run_id from model_versions"))
+        faults = [f"{running} runs RUNNING"] * bool(running)
+        faults += [f"{versions[run]} versions of a training" for (run,) in trained if versions[run] != 1]
+    waiting = [path.name for path in (tree / "mlruns/outbox").rglob("*") if path.name != "ids.json" and path.is_file()]
+    return faults + [f"{name} in the outbox" for name in waiting]
 
 
 def clear(tree: Path) -> None:
@@ -87,11 +104,16 @@ def main() -> None:
             process.wait()
             found = len(made(tree))
             same = whole(tree, log) == expected and not litter(tree)
-            kills.append({"at": round(at, 1), "found": found, "same": same})
-            print(f"{len(kills):3d}  after {at:5.1f} s, with {found} files: {'same' if same else 'OTHER'}", flush=True)
+            faults = record_faults(tree)
+            kills.append({"at": round(at, 1), "found": found, "same": same, "record": faults})
+            told = f"{'same' if same else 'OTHER'}; {'; '.join(faults) or 'the record is whole'}"
+            print(f"{len(kills):3d}  after {at:5.1f} s, with {found} files: {told}", flush=True)
         n_same = sum(kill["same"] for kill in kills)
-        print(f"{n_same} of {len(kills)} kills ended in the same bytes\n{json.dumps(kills)}")
-        sys.exit(0 if n_same == len(kills) else 1)
+        n_whole = sum(not kill["record"] for kill in kills)
+        print(
+            f"{n_same} of {len(kills)} kills ended in the same bytes, {n_whole} in a whole record\n{json.dumps(kills)}"
+        )
+        sys.exit(0 if n_same == n_whole == len(kills) else 1)
 
 
 if __name__ == "__main__":
