@@ -5,9 +5,9 @@
 Works in a copy of the tracked files, on the digits with two folds of two epochs. Each time all that the competition has
 in mlruns/ is removed (the image store too; only MLflow's database stays), the command is started, killed with all its
 processes at a moment drawn over its whole length, and run again. Compared with an undisturbed run: the bytes of the
-checkpoints, the out-of-fold table and the submission. And MLflow's record must be whole: no run RUNNING, one version of
-the registered model for each training, nothing waiting. Prints one line a kill, and at the end the count and one line of
-JSON.
+checkpoints, the out-of-fold table and the submission. And MLflow's record must be whole: no run RUNNING, one version
+of the registered model for each training, nothing waiting. Prints one line a kill, and at the end the count and one
+line of JSON.
 """
 
 import argparse
@@ -56,8 +56,8 @@ def record_faults(tree: Path) -> list[str]:
     """What MLflow's record may not say once the command has gone on: read from its database itself."""
     with closing(sqlite3.connect(tree / "mlruns/mlflow.db")) as store:
         running = store.execute("select count(*) from runs where status = 'RUNNING'").fetchone()[0]
-        of_stage = "select run_uuid from tags where key = 'stage' and value = 'cv'"
-        trained = store.execute(f"select run_uuid from runs where status = 'FINISHED' and run_uuid in ({of_stage})")
+        trained = store.execute("""select run_uuid from runs where status = 'FINISHED' and run_uuid in
+                                   (select run_uuid from tags where key = 'stage' and value = 'cv')""")
         versions = Counter(row[0] for row in store.execute("select run_id from model_versions"))
         faults = [f"{running} runs RUNNING"] * bool(running)
         faults += [f"{versions[run]} versions of a training" for (run,) in trained if versions[run] != 1]
