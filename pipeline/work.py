@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from pipeline.tracking.runs import Tracker
 
 VERB_OF = {"eda": "eda", "folds": "folds", "cv": "train", "fold": "train", "submission": "submit"}  # of a run's stage
-TRAINS = ("train", "submit", "score", "overfit")  # verbs that may come to train a model
+TRAINS = ("train", "submit", "score", "overfit", "export")  # verbs that may come to train a model
 
 
 class Work:

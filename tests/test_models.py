@@ -12,12 +12,19 @@ import sys
 import urllib.error
 import urllib.request
 from io import BytesIO
+from types import SimpleNamespace
 
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 from test_docs import BLOCKS, python_command
+
+from pipeline.compare import compare
+from pipeline.stages import models
+from pipeline.tracking import registry
+from pipeline.tracking import runs as tracking
 
 EXPERIMENT = "experiments/digits.yaml"
 
@@ -121,3 +128,31 @@ def test_promote_moves_the_champion_on_request_and_tells_what_there_is(finished)
     output, _ = finished.main("promote", EXPERIMENT, "--run", run[1])
     assert "version 1 of digits is the champion" in output
     assert client.get_model_version_by_alias("digits", "champion").version == 1
+
+
+def test_the_champion_is_judged_as_compare_does_with_duplicates_kept_together(tmp_path, monkeypatch):
+    """Each picture ten times: row by row a gain of luck looks sure, by groups of the folds table it does not."""
+    rng = np.random.default_rng(0)
+    rows = [(f"i{n}", n // 10) for n in range(160)]
+    folds = pd.DataFrame({"image_id": [name for name, _ in rows], "group": [f"same{group}" for _, group in rows]})
+    folds.to_csv(tmp_path / "folds.csv", index=False)
+    truth = rng.integers(0, 2, 16)
+
+    def table(wrong: set[int]) -> pd.DataFrame:
+        said = [truth[g] if g not in wrong else 1 - truth[g] for _, g in rows]
+        return pd.DataFrame({"image_id": folds["image_id"], "fold": [g % 2 for _, g in rows],
+                             "target": [truth[g] for _, g in rows],
+                             "p_a": [0.9 if s == 0 else 0.1 for s in said],
+                             "p_b": [0.1 if s == 0 else 0.9 for s in said]})  # fmt: skip
+
+    old, new = table({0, 1, 2, 3}), table({2, 3})
+    old.to_parquet(tmp_path / "oof.parquet")
+    leader = registry.Version("1", "run", None, "")
+    monkeypatch.setattr(registry, "champion", lambda client, name: leader)
+    monkeypatch.setattr(tracking, "fetch", lambda run, name, folder: tmp_path / name)
+    competition = SimpleNamespace(name="x", metric="accuracy", target="class")
+    work = SimpleNamespace(competition=competition, folder=tmp_path, tracker=SimpleNamespace(failure="", client=None))
+    before, low = models._paired_with_champion(work, SimpleNamespace(oof=new))
+    groups = dict(zip(folds["image_id"], folds["group"], strict=True))
+    assert before is leader and low == compare(old, new, groups, "accuracy", "class").low
+    assert low <= 0 < compare(old, new, {}, "accuracy", "class").low

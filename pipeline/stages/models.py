@@ -40,8 +40,7 @@ def log_model(work: Work, run_id: str, folds: str, cv: CrossValidation, folder: 
         metric = parse_metric(competition.metric, competition.target)
         interval = (cv.score, cv.interval.low, cv.interval.high)
         score = registry.Score(metric.name, *interval, metric.greater_is_better, run_id, folds)
-        before = None if tracker.failure else registry.champion(tracker.client, competition.name)
-        pairs = _paired_low(work, cv, before) if before else None
+        before, pairs = _paired_with_champion(work, cv)
         made_of = [receipts.sha256(path) for path in cv.checkpoints]
         number = tracker.ensemble(
             run_id, competition.name, place, score, made_of, before.run_id if before else "", pairs
@@ -57,21 +56,28 @@ def log_model(work: Work, run_id: str, folds: str, cv: CrossValidation, folder: 
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _paired_low(work: Work, cv: CrossValidation, before: Version) -> float | None:
-    """Lower end of the gain's interval, row by row; None where the champion was validated otherwise."""
+def _paired_with_champion(work: Work, cv: CrossValidation) -> tuple[Version | None, float | None]:
+    """(champion, lower end of the gain's interval, row by row), as far as MLflow can be asked. The second is None where
+    the champion was validated otherwise: the scores' own intervals judge then."""
     import pandas as pd
 
     from pipeline.compare import compare
+    from pipeline.tracking import registry
     from pipeline.tracking.runs import fetch
 
-    competition = work.competition
-    groups = {row["image_id"]: row.get("group", "") for row in competition.train_rows}
+    competition, tracker, before = work.competition, work.tracker, None
+    # groups as the folds kept them together, duplicates too: by single rows noise looks like a gain
+    folds = pd.read_csv(work.folder / "folds.csv", dtype=str, keep_default_na=False)
+    groups = dict(zip(folds["image_id"], folds["group"], strict=True))
     with tempfile.TemporaryDirectory() as scratch:
         try:
+            before = None if tracker.failure else registry.champion(tracker.client, competition.name)
+            if before is None:
+                return None, None
             old = pd.read_parquet(fetch(before.run_id, "oof.parquet", Path(scratch)))
-            return compare(old, cv.oof, groups, competition.metric, competition.target).low
-        except Exception:  # deleted, on other folds or of another target: the scores' own intervals judge then
-            return None
+            return before, compare(old, cv.oof, groups, competition.metric, competition.target).low
+        except Exception:  # MLflow is gone, or the champion's run, or it is on other folds or of another target
+            return before, None
 
 
 def promote(settings: Experiment, wanted: str) -> int:
