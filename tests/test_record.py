@@ -74,7 +74,9 @@ def test_what_a_command_kept_while_the_server_was_away_is_sent_by_sync(finished,
     client = MlflowClient(f"sqlite:///{database}")
     run = client.search_runs(["1"], "tags.stage = 'cv'")[0]
     assert run.info.status == "FINISHED" and len(client.search_runs(["1"], f"tags.cv_run = '{run.info.run_id}'")) == 2
-    assert len(client.search_logged_models(["1"])) == 4  # two of the first training, two of this
+    assert (
+        len(client.search_logged_models(["1"])) == 6
+    )  # two folds and their ensemble, of the first training and of this
     folds = client.search_runs(["1"], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert sorted(f.info.run_name for f in folds) == ["fold-0", "fold-1"]
     assert "oof.parquet" in {a.path for a in client.list_artifacts(run.info.run_id)}

@@ -175,5 +175,5 @@ def test_recipes_learn(run, train):
 
     oof, _, _, score, test, out = run(label, {}, train=train, augment={"preset": "light", "mixup": 0.1})
     assert score > 0.8 and test > 0.8
-    assert len(oof) == N and ("twice" in out) == (train.get("class_weights", {}).get("name") == "inverse")
+    assert len(oof) == N and ("corrected twice" in out) == (train.get("class_weights", {}).get("name") == "inverse")
     assert ("better than it is" in out) == (train.get("select") == "best")
