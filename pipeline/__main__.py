@@ -68,9 +68,11 @@ def main(argv: list[str] | None = None) -> int:
             return serve(settings.competition.name, port)
         if args.verb in ("promote", "serve"):
             from pipeline.stages import models
+            from pipeline.work import Work
 
             if args.verb == "promote":
-                return models.promote(settings, args.run)
+                work = Work(settings, name, args.verb, experiment=args.experiment, overrides=args.overrides)
+                return models.promote(work, args.run)
             return models.serve(settings, args.run, port)
         if args.verb in ("runs", "compare", "sync"):
             from pipeline.stages import record

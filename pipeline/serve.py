@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from shlex import quote
 
-from pipeline.config.mistakes import shown
+from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import RUNS
 from pipeline.server import HOST, check_port, run
 from pipeline.tracking import package
@@ -18,14 +18,19 @@ from pipeline.tracking import package
 def serve(client: package.MlflowClient, name: str, number: str, port: int) -> int:
     """Version `number` of the model `name` in the client's MLflow store. Stays until Ctrl-C; returns the exit status.
 
-    Raises `Mistakes` for a port that is taken, and what MLflow raises where the package cannot be had.
+    Raises `Mistakes` for a port that is taken, and where the package cannot be had.
     """
     check_port(port, "serve")
     (RUNS / "cache").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=RUNS / "cache", prefix="served-") as scratch:
-        folder = package.download(client, name, number, Path(scratch) / "package")
+        try:
+            folder = package.download(client, name, number, Path(scratch) / "package")
+        except Exception as error:  # MLflow raises many kinds; each means that its files cannot be had
+            found = f"MLflow does not give its files ({type(error).__name__})"
+            valid = "valid: a version that is whole; make promote makes another the champion"
+            raise Mistakes([Mistake(f"model {name} version {number}", found, valid, "models")]) from error
         example = Path(scratch) / "example.jpg"
-        example.write_bytes(package.example(folder))
+        example.write_bytes(package.example())
         command, environment = package.serving(folder, HOST, port)
         print(f"{name} version {number} is starting on {HOST}:{port} (10 to 30 s) ...", flush=True)
         return run(command, port, "The model", ready(port, example), RUNS / "serve.log", folder, environment)
@@ -37,5 +42,5 @@ def ready(port: int, image: Path) -> str:
     encoded = f"base64 < {quote(shown(image))} | tr -d '\\n'"
     body = f'{{ printf \'{{"dataframe_split": {{"columns": ["image"], "data": [["\'; {encoded}; printf \'"]]}}}}\'; }}'
     url = f"http://{HOST}:{port}/invocations"
-    send = f"curl -sS {url} -H 'Content-Type: application/json' --data-binary @-"
+    send = f"curl -sS --noproxy '*' {url} -H 'Content-Type: application/json' --data-binary @-"
     return f"try it, with this picture or one of yours:\n{body} | {send}"

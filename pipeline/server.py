@@ -52,10 +52,11 @@ def run(
 
 
 def _answers(server: subprocess.Popen, port: int) -> bool:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would look on its own machine
     give_up = time.monotonic() + START_LIMIT_S
     while server.poll() is None and time.monotonic() < give_up:
         try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=5):
+            with direct.open(f"http://{HOST}:{port}/health", timeout=5):
                 return True
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)

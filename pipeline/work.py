@@ -202,7 +202,7 @@ class Work:
         receipt = receipts.read(self.folder, verb)
         if receipt is None:
             return None
-        fetchable = fetchable and bool(self._in_mlflow(receipt))
+        fetchable = fetchable and bool(self.in_mlflow(receipt))
         why = receipts.changes(receipt, inputs, self.folder, fetchable)
         if self.force and verb == self.target:
             why = why or ["made again, as asked"]
@@ -246,7 +246,7 @@ class Work:
         made = receipt.artifacts[name]
         path = self.folder / made["path"]
         remedy = f"valid: the file that `make {receipt.verb}` made; move yours away, or make {receipt.verb} FORCE=1"
-        if not path.is_file() and self._in_mlflow(receipt):
+        if not path.is_file() and self.in_mlflow(receipt):
             from pipeline.tracking.runs import fetch
 
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -261,7 +261,7 @@ class Work:
             raise Mistakes([Mistake(shown(path), found, remedy, "foreign artifacts")])
         return path
 
-    def _in_mlflow(self, receipt: Receipt) -> str:
+    def in_mlflow(self, receipt: Receipt) -> str:
         """MLflow's id of the run behind a receipt; empty while what it holds is still kept here."""
         from pipeline.tracking.outbox import real_id
 

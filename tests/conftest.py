@@ -10,13 +10,15 @@ import csv
 import importlib
 import io
 import pkgutil
+import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -210,6 +212,39 @@ def finished(first, tmp_path: Path) -> Checkout:
     checkout.root = tmp_path / "copy"
     shutil.copytree(first[0].root, checkout.root)
     return checkout
+
+
+@contextmanager
+def serving(checkout: Checkout, target: str) -> Generator[tuple[str, str]]:
+    """(address, what was printed) of `make ui` or `make serve`, until the block ends."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = shlex.split(checkout.make("-n", target, f"PORT={port}").stdout.strip().splitlines()[-1])
+    process = subprocess.Popen(command, cwd=checkout.root, env=checkout.environment(http_proxy="http://127.0.0.1:9"),
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    assert process.stdout is not None
+    try:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "Ctrl-C" in line:
+                break
+        else:
+            raise AssertionError("".join(lines))
+        yield f"http://127.0.0.1:{port}", "".join(lines)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        process.stdout.close()
+
+
+def only_here(address: str) -> bool:
+    """Whether the port is listened on by 127.0.0.1 and by no other address."""
+    port = int(address.rpartition(":")[2])
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    listening = {line.split()[1] for line in lines if line.split()[3] == "0A"}
+    return f"0100007F:{port:04X}" in listening and f"00000000:{port:04X}" not in listening
 
 
 @pytest.fixture(scope="session")

@@ -2,15 +2,11 @@
 
 import importlib.util
 import shutil
-import signal
-import socket
-import subprocess
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, serving
 from PIL import Image
-from test_docs import python_command
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("chromium") and shutil.which("chromedriver")),
@@ -26,23 +22,8 @@ def pages(first, tmp_path_factory):
     assert spec and spec.loader
     screenshots = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(screenshots)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        python_command(checkout, f"make ui PORT={port}"),
-        cwd=checkout.root, env=checkout.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        assert any("Ctrl-C" in line for line in process.stdout)
-        with screenshots.chromium() as driver:
-            folder = tmp_path_factory.mktemp("pictures")
-            yield screenshots.Pages(driver, f"http://127.0.0.1:{port}", "digits", folder)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        process.stdout.close()
+    with serving(checkout, "ui") as (address, _), screenshots.chromium() as driver:
+        yield screenshots.Pages(driver, address, "digits", tmp_path_factory.mktemp("pictures"))
 
 
 def is_drawn(pages, name: str) -> bool:

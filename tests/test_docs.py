@@ -2,9 +2,6 @@
 
 import re
 import shlex
-import signal
-import socket
-import subprocess
 import tomllib
 import urllib.request
 from itertools import product
@@ -13,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import own_files
+from conftest import only_here, own_files, serving
 from PIL import Image
 
 from pipeline.__main__ import VERBS
@@ -201,28 +198,8 @@ def test_lint_types_and_lock_call_their_tools(first):
 
 
 def test_ui_serves_the_runs_on_this_machine_only_and_prints_the_link(finished):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        python_command(finished, f"make ui PORT={port}"),
-        cwd=finished.root, env=finished.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(2)]
-        assert f"open {link(f'http://127.0.0.1:{port}', '1')}" in lines[1], lines
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as page:
+    with serving(finished, "ui") as (address, printed):
+        assert f"open {link(address, '1')}" in printed
+        with urllib.request.urlopen(f"{address}/", timeout=30) as page:  # noqa: S310 (ours)
             assert "MLflow" in page.read().decode()
-        listening = {
-            line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
-        }
-        assert f"0100007F:{port:04X}" in listening and f"00000000:{port:04X}" not in listening
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        process.stdout.close()
-
-
-def python_command(checkout, command: str) -> list[str]:
-    return shlex.split(checkout.make("-n", *shlex.split(command)[1:]).stdout.strip().splitlines()[-1])
+        assert only_here(address)

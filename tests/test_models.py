@@ -5,8 +5,6 @@ import csv
 import json
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -18,12 +16,13 @@ import mlflow
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import only_here, serving
 from PIL import Image
-from test_docs import BLOCKS, python_command
+from test_docs import BLOCKS
 
 from pipeline.compare import compare
 from pipeline.stages import models
-from pipeline.tracking import registry
+from pipeline.tracking import package, registry
 from pipeline.tracking import runs as tracking
 
 EXPERIMENT = "experiments/digits.yaml"
@@ -37,24 +36,8 @@ def answers(checkout) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def served(first):
     """(the address, what was printed) of `make serve` after the first `make submit`."""
-    checkout, _ = first
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        python_command(checkout, f"make serve PORT={port}"),
-        cwd=checkout.root, env=checkout.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    lines = []
-    for line in process.stdout:
-        lines.append(line)
-        if "Ctrl-C" in line:
-            break
-    yield f"http://127.0.0.1:{port}", "".join(lines)
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
-    process.stdout.close()
+    with serving(first[0], "serve") as found:
+        yield found
 
 
 def ask(server: str, column: str, values: list[str]) -> list[dict]:
@@ -100,10 +83,7 @@ def test_the_printed_line_works_and_nobody_else_can_reach_it(first, served):
     [line] = [line for line in served[1].splitlines() if "curl" in line]
     done = subprocess.run(["bash", "-c", line], cwd=first[0].root, capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout)["predictions"][0]["class"] in "0123456789"
-    port = int(served[0].rpartition(":")[2])
-    with open("/proc/net/tcp") as file:
-        listening = {line.split()[1] for line in list(file)[1:] if line.split()[3] == "0A"}
-    assert f"0100007F:{port:04X}" in listening and f"00000000:{port:04X}" not in listening
+    assert only_here(served[0])
 
 
 def test_the_python_of_the_readme_prints_an_answer(first):
@@ -114,20 +94,47 @@ def test_the_python_of_the_readme_prints_an_answer(first):
     assert re.search(r"class .*p_0 .*p_9", done.stdout) and done.returncode == 0, done.stderr
 
 
-def test_promote_moves_the_champion_on_request_and_tells_what_there_is(finished):
-    _, errors = finished.main("promote", EXPERIMENT, expect=2)
-    assert "no run is named" in errors
-    run = re.search(r"(\w{8}) \(version 1, macro_f1", errors)
-    assert run, errors
+def test_promote_moves_the_champion_on_request_and_registers_what_is_not_there(finished):
     client = mlflow.MlflowClient(f"sqlite:///{finished.runs / 'mlflow.db'}")
+    run = json.loads((finished.runs / "digits/train.json").read_text())["run_id"]
     client.delete_registered_model_alias("digits", "champion")
     _, errors = finished.main("serve", EXPERIMENT, expect=2)
-    assert "there is no champion" in errors
+    assert "there is no champion" in errors and "make promote" in errors
     _, errors = finished.main("promote", EXPERIMENT, "--run", "nothing", expect=2)
-    assert "0 runs with a registered model begin so" in errors
-    output, _ = finished.main("promote", EXPERIMENT, "--run", run[1])
+    assert "0 runs with a registered model begin so" in errors and f"{run[:8]} (version 1, macro_f1" in errors
+    output, _ = finished.main("promote", EXPERIMENT, "--run", run[:8])
     assert "version 1 of digits is the champion" in output
-    assert client.get_model_version_by_alias("digits", "champion").version == 1
+    client.delete_registered_model("digits")
+    output, _ = finished.main("promote", EXPERIMENT)
+    assert "version 1 of the model digits. Champion: the first" in output
+    assert client.get_model_version_by_alias("digits", "champion").run_id == run
+    assert not list((finished.runs / "digits").glob(".package-*"))
+
+
+def test_a_champion_whose_files_cannot_be_had_is_told(finished):
+    client = mlflow.MlflowClient(f"sqlite:///{finished.runs / 'mlflow.db'}")
+    made = client.create_model_version("digits", str(finished.root / "nowhere"), None)
+    client.set_registered_model_alias("digits", "champion", made.version)
+    _, errors = finished.main("serve", EXPERIMENT, "--port", "5999", expect=2)
+    assert "version 2: MLflow does not give its files" in errors and "make promote" in errors
+
+
+def test_an_mlflow_that_goes_away_while_it_registers_is_kept_for_and_not_lost(tmp_path, monkeypatch):
+    """`log_model` asks for the champion; where nobody answers, the package is handed to the tracker all the same."""
+    handed = []
+
+    def gone(*_):
+        raise ConnectionError("gone")
+
+    pd.DataFrame({"image_id": ["a"], "group": [""]}).to_csv(tmp_path / "folds.csv", index=False)
+    monkeypatch.setattr(registry, "champion", gone)
+    monkeypatch.setattr(package, "save_package", lambda place, *_: place)
+    tracker = SimpleNamespace(failure="", client=None, ensemble=lambda *arguments: handed.append(arguments) or "")
+    competition = SimpleNamespace(name="x", metric="accuracy", target="class", is_excerpt=False, label_texts=("a", "b"),
+                                  separator=" ")  # fmt: skip
+    work = SimpleNamespace(competition=competition, folder=tmp_path, tracker=tracker, store=SimpleNamespace(side=128))
+    said = models.log_model(work, "run", "folds", [], pd.DataFrame(), {"score": 0.5, "low": 0.4, "high": 0.6})
+    assert said == "" and len(handed) == 1 and handed[0][-2:] == ("", None)
 
 
 def test_the_champion_is_judged_as_compare_does_with_duplicates_kept_together(tmp_path, monkeypatch):
@@ -152,7 +159,7 @@ def test_the_champion_is_judged_as_compare_does_with_duplicates_kept_together(tm
     monkeypatch.setattr(tracking, "fetch", lambda run, name, folder: tmp_path / name)
     competition = SimpleNamespace(name="x", metric="accuracy", target="class")
     work = SimpleNamespace(competition=competition, folder=tmp_path, tracker=SimpleNamespace(failure="", client=None))
-    before, low = models._paired_with_champion(work, SimpleNamespace(oof=new))
+    before, low = models._paired_with_champion(work, new)
     groups = dict(zip(folds["image_id"], folds["group"], strict=True))
     assert before is leader and low == compare(old, new, groups, "accuracy", "class").low
     assert low <= 0 < compare(old, new, {}, "accuracy", "class").low

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.config.metric import parse_metric
@@ -14,49 +14,52 @@ from pipeline.stages.record import connect
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from pipeline.config.settings import Experiment
-    from pipeline.crossval import CrossValidation
+    from pipeline.receipts import Receipt
     from pipeline.tracking.registry import Version
 
 EXAMPLES = 16  # images that torch and ONNX are compared on
 
 
-def log_model(work: Work, run_id: str, folds: str, cv: CrossValidation, folder: Path) -> str:
+def log_model(
+    work: Work, run_id: str, folds: str, checkpoints: Sequence[Path], oof: pd.DataFrame, figures: Mapping[str, Any]
+) -> str:
     """The folds' models as one model of MLflow's, registered under the competition's name; champion if it is better.
 
-    run_id: the cross-validation's. folds: hash of the folds table. folder: of the training. Returns what came of it, in
-    words; what fails is told there too, for the training is done, and worth more.
+    run_id: the cross-validation's. folds: hash of the folds table. figures: its score, low and high. Returns what came
+    of it, in words; what fails is told there too, for the training is done, and worth more.
     """
     from pipeline.tracking import package, registry
+    from pipeline.tracking.calls import first_line
 
-    competition, tracker = work.competition, work.tracker
+    competition, tracker, number = work.competition, work.tracker, ""
     if competition.is_excerpt:  # of `make smoke`
         return ""
-    place, example = folder / "package", Path(competition.train_rows[0]["path"])
     try:
-        package.save_package(
-            place, cv.checkpoints, competition.label_texts, competition.separator, work.store.side, example
-        )
-        metric = parse_metric(competition.metric, competition.target)
-        interval = (cv.score, cv.interval.low, cv.interval.high)
-        score = registry.Score(metric.name, *interval, metric.greater_is_better, run_id, folds)
-        before, pairs = _paired_with_champion(work, cv)
-        made_of = [receipts.sha256(path) for path in cv.checkpoints]
-        number = tracker.ensemble(
-            run_id, competition.name, place, score, made_of, before.run_id if before else "", pairs
-        )
+        with tempfile.TemporaryDirectory(dir=work.folder, prefix=".package-") as scratch:
+            place = package.save_package(
+                Path(scratch) / "package", checkpoints, competition.label_texts, competition.separator, work.store.side
+            )
+            metric = parse_metric(competition.metric, competition.target)
+            interval = (figures["score"], figures["low"], figures["high"])
+            score = registry.Score(metric.name, *interval, metric.greater_is_better, run_id, folds)
+            before, pairs = _paired_with_champion(work, oof)
+            made_of = [receipts.sha256(path) for path in checkpoints]
+            against = before.run_id if before else ""
+            number = tracker.ensemble(run_id, competition.name, place, score, made_of, against, pairs)
         if not number:
             return ""  # kept: the tracker has said so
         [why] = [v.why for v in registry.versions(tracker.client, competition.name) if v.number == number]
         return f"version {number} of the model {competition.name}. {why}"
     except Exception as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else "no message"
-        return f"the folds' models could not be registered as one ({type(error).__name__}: {reason})"
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
+        told = f"version {number}, of which no more can be said" if number else "could not be registered as one"
+        again = "" if number else "; make promote tries it again"
+        return f"the folds' models: {told} ({first_line(error)}){again}"
 
 
-def _paired_with_champion(work: Work, cv: CrossValidation) -> tuple[Version | None, float | None]:
+def _paired_with_champion(work: Work, oof: pd.DataFrame) -> tuple[Version | None, float | None]:
     """(champion, lower end of the gain's interval, row by row), as far as MLflow can be asked. The second is None where
     the champion was validated otherwise: the scores' own intervals judge then."""
     import pandas as pd
@@ -75,22 +78,42 @@ def _paired_with_champion(work: Work, cv: CrossValidation) -> tuple[Version | No
             if before is None:
                 return None, None
             old = pd.read_parquet(fetch(before.run_id, "oof.parquet", Path(scratch)))
-            return before, compare(old, cv.oof, groups, competition.metric, competition.target).low
+            return before, compare(old, oof, groups, competition.metric, competition.target).low
         except Exception:  # MLflow is gone, or the champion's run, or it is on other folds or of another target
             return before, None
 
 
-def promote(settings: Experiment, wanted: str) -> int:
-    """Makes the model of a run the champion, whatever the scores say. Returns the exit status."""
+def promote(work: Work, wanted: str) -> int:
+    """Makes the model of a run the champion, whatever the scores say. Returns the exit status.
+
+    wanted: the beginning of the run's id; empty for the experiment's own training, whose model is registered first if
+    MLflow does not have it.
+    """
     from pipeline.tracking import registry
 
-    name, client = settings.competition.name, connect(settings).client
-    version = _version_of(registry.versions(client, name), wanted)
+    name, client = work.settings.competition.name, connect(work.settings).client
+    own = receipts.read(work.folder, "train")
+    own_run = work.in_mlflow(own) if own else ""
+    known = registry.versions(client, name)
+    if own and own_run.startswith(wanted or own_run) and own_run not in {version.run_id for version in known}:
+        said = _register_again(work, own, own_run)
+        say("promote", said)
+        known = registry.versions(client, name)
+    version = _version_of(known, wanted or own_run)
     before = registry.champion(client, name)
     registry.set_champion(client, name, version.number)
     was = f"; it was version {before.number}" if before and before.number != version.number else ""
     say("promote", f"version {version.number} of {name} is the champion{_told(version)}{was}")
     return 0
+
+
+def _register_again(work: Work, trained: Receipt, run_id: str) -> str:
+    """From what the training left: its model was deleted in MLflow, or could not be registered then."""
+    import pandas as pd
+
+    checkpoints = [work.resolve(trained, name) for name in trained.artifacts if name.endswith(".safetensors")]
+    oof = pd.read_parquet(work.resolve(trained, "oof.parquet"))
+    return log_model(work, run_id, trained.inputs["folds"], checkpoints, oof, trained.figures)
 
 
 def serve(settings: Experiment, wanted: str, port: int) -> int:
@@ -101,7 +124,7 @@ def serve(settings: Experiment, wanted: str, port: int) -> int:
     name, client = settings.competition.name, connect(settings).client
     version = _version_of(registry.versions(client, name), wanted) if wanted else registry.champion(client, name)
     if version is None:
-        valid = "valid: make train first, make promote RUN=... or make serve RUN=... (make runs lists the runs)"
+        valid = "valid: make promote (of what make train made), or make serve RUN=... (make runs lists the runs)"
         raise Mistakes([Mistake(f"model {name}", "there is no champion", valid, "models")])
     say("serve", f"version {version.number} of {name}{_told(version)}")
     return room.serve(client, name, version.number, port)
@@ -114,7 +137,7 @@ def _version_of(known: list[Version], wanted: str) -> Version:
         return next(iter(runs.values()))
     listed = ", ".join(f"{v.run_id[:8]} (version {v.number}{_told(v)})" for v in known[:8])
     found = f"{len(runs)} runs with a registered model begin so" if wanted else "no run is named"
-    valid = f"valid: {listed or 'none yet: make train registers one'}"
+    valid = f"valid: {listed or 'none yet: make train registers one, and make promote tries it again'}"
     raise Mistakes([Mistake(f"RUN={wanted}", found, valid, "runs")])
 
 

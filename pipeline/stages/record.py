@@ -24,13 +24,12 @@ LISTED = ("cv", "submission")
 
 def connect(settings: Experiment) -> Tracker:
     """To MLflow, or `Stopped`: these verbs have nothing to say without it."""
-    from pipeline.tracking.runs import Tracker
+    from pipeline.tracking.runs import Tracker, shown_uri
 
     tracker = Tracker(settings.competition.name)
     if tracker.failure:
-        raise Stopped(
-            f"MLflow cannot be reached at {tracker.uri}: start it, or unset MLFLOW_TRACKING_URI for the local one"
-        )
+        where = shown_uri(tracker.uri)
+        raise Stopped(f"MLflow cannot be reached at {where}: start it, or unset MLFLOW_TRACKING_URI for the local one")
     return tracker
 
 
@@ -176,12 +175,10 @@ def _log(
 
 def sync(settings: Experiment, wanted: list[str]) -> int:
     """Sends what earlier commands kept; connecting does that. Exit status 1 where it cannot."""
-    from pipeline.config.settings import RUNS
-    from pipeline.tracking.outbox import Outbox
-
     tracker = connect(settings)
-    left = Outbox(RUNS / "outbox", settings.competition.name).journals()
-    waiting = f"; {len(left)} more of commands that still run" if left else ""
+    running, elsewhere = tracker.waiting
+    waiting = f"; {running} more of commands that still run" if running else ""
+    waiting += f"; {elsewhere} of commands that wrote to another store" if elsewhere else ""
     say("sync", (f"{tracker.n_sent} calls sent" if tracker.n_sent else "nothing is waiting to be sent") + waiting)
     return 0
 

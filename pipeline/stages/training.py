@@ -97,11 +97,11 @@ def train(work: Work) -> Receipt:
 
             code = receipts.code_version()
             cv = cross_validate(data, table, settings, precision, identity, code, folder, on_epoch, progress.on_step)
+        figures = {"score": cv.score, "low": cv.interval.low, "high": cv.interval.high, "fold_scores": cv.fold_scores}
         files = log_cv(work, cv, runs, folder)
-        registered = log_model(work, run_id, inputs["folds"], cv, folder)
+        registered = log_model(work, run_id, inputs["folds"], cv.checkpoints, cv.oof, figures)
         work.tracker.rename(run_id, f"{title} · {cv.score:.4f}")
         work.tracker.describe(run_id, about_cv(work, fold_receipt, told, cv))
-    figures = {"score": cv.score, "low": cv.interval.low, "high": cv.interval.high, "fold_scores": cv.fold_scores}
     interval = f"95 % interval {cv.interval.low:.4f} to {cv.interval.high:.4f}"
     spread = f"{min(cv.fold_scores):.4f} to {max(cv.fold_scores):.4f}"
     say("train", f"{competition.metric} of all out-of-fold rows {cv.score:.4f} ({interval}); by fold {spread}")

@@ -14,14 +14,13 @@ from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
-    LoggedModelOutput,
     Metric,
     Param,
     RunTag,
 )
 from mlflow.exceptions import MlflowException
 
-from pipeline.tracking.registry import OUR_ID, log_ensemble
+from pipeline.tracking.registry import OUR_ID, log_ensemble, name_output
 
 Call = Mapping[str, Any]
 # what another try would not change; everything else may be the store's or the network's bad day
@@ -112,7 +111,7 @@ def _model(client: MlflowClient, experiment_id: str, call: Call) -> str:
     client.finalize_logged_model(model.model_id, "READY")
     client.log_batch(call["run"], metrics=_metrics(call, model.model_id))
     for run in filter(None, (call["run"], call["parent"])):
-        client.log_outputs(run, [LoggedModelOutput(model.model_id, call["step"])])
+        name_output(client, run, model.model_id, call["step"])
     return model.model_id
 
 

@@ -2,10 +2,13 @@
 
 `mlruns/outbox/EXPERIMENT/`: a journal (`*.jsonl`, one call a line) and a folder of files for each command that met a
 failure; `refused.jsonl` and `refused/`, what MLflow will never take. And `mlruns/outbox/ids.json`: which of our ids
-became which of MLflow's. A journal that a living command still writes to is left alone, by its lock. Sending goes call
-by call and notes how far it came, so it may be killed too.
+became which of MLflow's. A journal that a living command still writes to is left alone, by its lock; one that goes on
+with runs of another store waits for that store. Sending goes call by call and notes how far it came, so it may be
+killed too.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import re
@@ -42,8 +45,10 @@ def _ids(root: Path) -> dict[str, str]:
 class Outbox:
     """The kept calls of one experiment."""
 
-    def __init__(self, root: Path, experiment: str):
+    def __init__(self, root: Path, experiment: str, uri: str):
         self.root = root
+        self.store = hashlib.sha256(uri.encode()).hexdigest()[:12]  # not the URI: it may hold a password
+        self.n_elsewhere = 0  # journals that `send` left for another store
         self.folder = root / experiment
         self._journal: Path | None = None  # this command's own, made by its first failure
         self._file = -1  # its descriptor, open as long as this command lives
@@ -53,9 +58,18 @@ class Outbox:
         if self._journal is None:
             journal = self.folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}.jsonl"
             self._file, self._journal = claim(journal), journal
+            self._write({"call": "store", "store": self.store})
         if "file" in call:
             call = {**call, "file": str(_kept(Path(call["file"]), self._journal.with_suffix("")))}
-        os.write(self._file, (json.dumps(call) + "\n").encode())
+        self._write(call)
+
+    def _write(self, call: dict[str, Any]) -> None:
+        """One line, whole or not at all: a disk that fills up takes a part of it without a word."""
+        line = (json.dumps(call) + "\n").encode()
+        before = os.fstat(self._file).st_size
+        if os.write(self._file, line) != len(line):
+            os.ftruncate(self._file, before)
+            raise OSError(28, "No space left on device")
         os.fsync(self._file)
 
     def let_go(self) -> None:
@@ -74,8 +88,10 @@ class Outbox:
 
     def named(self, ours: str, real: str) -> None:
         """Remembers which id MLflow gave."""
-        with atomic(self.root / "ids.json") as temporary:
-            temporary.write_text(json.dumps({**_ids(self.root), ours: real}))
+        with (self.root / ".ids.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # two commands may send at once
+            with atomic(self.root / "ids.json") as temporary:
+                temporary.write_text(json.dumps({**_ids(self.root), ours: real}))
 
     def translated(self, call: dict[str, Any]) -> dict[str, Any]:
         """With MLflow's ids in place of ours, wherever they stand: in links between runs and in descriptions too."""
@@ -91,33 +107,49 @@ class Outbox:
         """Of commands that have ended or still run, the oldest first."""
         return sorted(path for path in self.folder.glob("*.jsonl") if path.name != "refused.jsonl")
 
-    def send(self, make: Callable[[dict[str, Any]], None]) -> int:
-        """Makes every kept call of ended commands, in order; the number made. Goes on upwards with what `make` raises.
+    def _is_for_another_store(self, lines: list[str], sent_to: str) -> bool:
+        """Whether a journal began to be sent elsewhere, or names runs that only the store it was kept for has."""
+        if sent_to:
+            return sent_to != self.store
+        calls = [call for call in map(_parsed, lines) if call]
+        kept_for = next((call["store"] for call in calls if call["call"] == "store"), self.store)
+        return kept_for != self.store and any(not OURS.fullmatch(call["run"]) for call in calls if call.get("run"))
 
-        What was made is forgotten only after it was made.
+    def send(self, make: Callable[[dict[str, Any]], bool]) -> int:
+        """Makes every kept call of ended commands, in order; the number that MLflow took, as `make` says.
+
+        Goes on upwards with what `make` raises. What was made is forgotten only after it was made.
         """
-        n = 0
+        n = self.n_elsewhere = 0
         for journal in self.journals():
             with abandoned(journal) as is_ours:
                 if not is_ours:
                     continue
                 progress = journal.with_suffix(".sent")
-                start = int(progress.read_text()) if progress.is_file() else 0
-                for i, line in enumerate(journal.read_text().splitlines()):
-                    if i < start:
+                start, _, sent_to = progress.read_text().partition(" ") if progress.is_file() else ("0", "", "")
+                lines = journal.read_text().splitlines()
+                if self._is_for_another_store(lines, sent_to):
+                    self.n_elsewhere += 1
+                    continue
+                for i, line in enumerate(lines):
+                    call = _parsed(line)
+                    # what is no call is the last line of a command that was killed while it wrote
+                    if i < int(start) or call is None or call["call"] == "store":
                         continue
-                    try:
-                        call = json.loads(line)
-                    except ValueError:  # the last line of a command that was killed while it wrote
-                        continue
-                    make(call)
-                    n += 1
+                    n += make(call)
                     with atomic(progress) as temporary:
-                        temporary.write_text(str(i + 1))
+                        temporary.write_text(f"{i + 1} {self.store}")
                 journal.unlink()
                 progress.unlink(missing_ok=True)
                 shutil.rmtree(journal.with_suffix(""), ignore_errors=True)
         return n
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
 
 
 def _kept(path: Path, folder: Path) -> Path:

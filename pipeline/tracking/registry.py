@@ -78,9 +78,9 @@ def log_ensemble(client: MlflowClient, experiment_id: str, call: Mapping[str, An
         # judged in pairs with the champion of that time: where another has taken its place, the intervals judge
         pairs = call["pairs"] if before.run_id == call["against"] else None
         better, why = beats(score, before.score, pairs)
-    if better:
-        set_champion(client, name, version.version)
     client.update_model_version(name, version.version, f"{'Champion' if better else 'Not the champion'}: {why}.")
+    if better:  # last, since the description of a champion is not looked at again
+        set_champion(client, name, version.version)
     return str(version.version)
 
 
@@ -99,8 +99,15 @@ def _upload(client: MlflowClient, experiment_id: str, call: Mapping[str, Any]) -
     client.log_model_artifacts(model.model_id, call["file"])
     values = [Metric(key, value, call["time"], 0, model.model_id) for key, value in call["metrics"].items()]
     client.log_batch(call["run"], metrics=values)  # by which the Models view ranks
-    client.log_outputs(call["run"], [LoggedModelOutput(model.model_id, 0)])
+    name_output(client, call["run"], model.model_id, 0)
     return client.finalize_logged_model(model.model_id, "READY")
+
+
+def name_output(client: MlflowClient, run_id: str, model_id: str, step: int) -> None:
+    """The model among what the run made; MLflow refuses to be told twice."""
+    outputs = client.get_run(run_id).outputs
+    if model_id not in {made.model_id for made in (outputs.model_outputs if outputs else [])}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step)])
 
 
 def _register(client: MlflowClient, call: Mapping[str, Any], model: LoggedModel, score: Score) -> ModelVersion:

@@ -46,7 +46,7 @@ class Tracker:
         self.experiment_id = ""
         self._told: set[str] = set()
         self.n_sent = 0  # kept calls of earlier commands that this one sent
-        self._outbox = Outbox(RUNS / "outbox", experiment)
+        self._outbox = Outbox(RUNS / "outbox", experiment, self.uri)
         self._open = OpenRuns(RUNS / ".open", self.uri)
         try:
             self._connect()
@@ -82,19 +82,36 @@ class Tracker:
         return bool(real)
 
     def _send_kept(self) -> None:
-        def make(call: dict[str, Any]) -> None:
+        def make(call: dict[str, Any]) -> bool:
             try:
-                made = send(self._client, self.experiment_id, self._outbox.translated(call), again=True)
+                made = self._send(self._outbox.translated(call), again=True)
             except Refused as error:
                 self._refused(call, error)
-                return
+                return False
             if made:
                 self._outbox.named(call["id"], made)
+            return True
 
         if self._outbox.journals():
             self.n_sent = self._outbox.send(make)
             if self.n_sent:
                 self._say(f"{self.n_sent} calls to MLflow that an earlier command kept are sent now")
+            if n := self._outbox.n_elsewhere:
+                self._say(f"the record of {n} earlier commands waits for another store than {shown_uri(self.uri)}: "
+                          "make sync with the MLFLOW_TRACKING_URI that they had sends it")  # fmt: skip
+
+    def _send(self, call: dict[str, Any], again: bool = False) -> str:
+        if call["call"] != "ensemble":
+            return send(self._client, self.experiment_id, call, again)
+        with (RUNS / ".registry.lock").open("w") as lock:  # two trainings that end at once judge one after the other
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return send(self._client, self.experiment_id, call, again)
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """Journals of commands that still run, and those that wait for another store."""
+        elsewhere = self._outbox.n_elsewhere
+        return len(self._outbox.journals()) - elsewhere, elsewhere
 
     def start(self, name: str, tags: Mapping[str, str], parent: str = "", resume: str = "") -> str:
         """Opens a run and returns its id: MLflow's, or one of ours until it is sent.
@@ -215,7 +232,7 @@ class Tracker:
         call = self._outbox.translated(call)
         if not self.failure and not OURS.fullmatch(call.get("run", "")):  # of a run that is still kept, it is kept too
             try:
-                return send(self._client, self.experiment_id, call)
+                return self._send(call)
             except Refused as error:
                 self._refused(call, error)
                 return ""
@@ -246,6 +263,11 @@ class Tracker:
 def store_uri() -> str:
     """The environment's MLFLOW_TRACKING_URI, or the local store."""
     return os.environ.get("MLFLOW_TRACKING_URI", "") or LOCAL_STORE
+
+
+def shown_uri(uri: str) -> str:
+    """Without a user's name and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def fetch(run_id: str, name: str, folder: Path) -> Path:

@@ -1,14 +1,18 @@
 """MLflow: what a run holds, that it may fail, and that several processes may start on an empty store at once."""
 
+import json
 import math
+import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from pipeline.tracking import runs as tracking
+from pipeline.tracking.outbox import Outbox
 
 START = """
 import sys
@@ -315,3 +319,60 @@ def test_the_machine_is_measured_as_far_as_it_can_be(monkeypatch):
     names = {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"}
     assert names <= set(first) & set(second) and not any("network" in name for name in first)
     assert all(math.isfinite(value) for value in first.values())
+
+
+def test_the_record_of_another_store_waits_for_it(store, begin, capsys, monkeypatch):
+    own, other = f"sqlite:///{store / 'own.db'}", f"sqlite:///{store / 'other.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", own)
+    tracker = begin("stores")
+    run = tracker.start("run", {})
+    tracker.failure = "as if it had gone"
+    tracker.metrics(run, {"loss": 1.0}, 1)
+    tracker.end(run)
+    tracker.let_go()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    capsys.readouterr()
+    elsewhere = begin("stores")
+    assert elsewhere.n_sent == 0 and elsewhere.waiting == (0, 1)
+    assert "waits for another store" in capsys.readouterr().err
+    assert not (store / "outbox/stores/refused.jsonl").exists()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", own)
+    back = begin("stores")
+    found = back._client.get_run(run)
+    assert back.n_sent == 2 and found.data.metrics == {"loss": 1.0} and found.info.status == "FINISHED"
+    assert back.waiting == (0, 0)
+
+
+def named(root, worker: int) -> None:
+    box = Outbox(root, "x", "sqlite://")
+    for n in range(40):
+        box.named(f"offline-{worker:016x}{n:016x}", f"{worker}-{n}")
+
+
+def test_commands_that_send_at_once_forget_none_of_each_others_runs(tmp_path):
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(named, [tmp_path] * 3, range(3)))
+    assert len(json.loads((tmp_path / "ids.json").read_text())) == 120
+
+
+def test_a_disk_that_takes_half_a_line_spoils_no_other(store, begin, monkeypatch):
+    tracker = begin("torn")
+    tracker.failure = "as if"
+    run = tracker.start("run", {})
+    write, broken = os.write, []
+
+    def half(file, line):
+        if b'"torn"' not in line:
+            return write(file, line)
+        broken.append(line)
+        return write(file, line[: len(line) // 2])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.tracking.outbox.os.write", half)
+        tracker.metrics(run, {"torn": 1.0}, 1)
+    tracker.metrics(run, {"whole": 1.0}, 1)
+    tracker.end(run)
+    tracker.let_go()
+    after = begin("torn")
+    [made] = after._client.search_runs([after.experiment_id])
+    assert broken and after.n_sent == 3 and made.data.metrics == {"whole": 1.0} and made.info.status == "FINISHED"
