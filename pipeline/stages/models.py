@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,18 +38,16 @@ def log_model(
     competition, tracker, number = work.competition, work.tracker, ""
     if competition.is_excerpt:  # of `make smoke`
         return ""
+    place = work.folder / f".package-{run_id}"  # the same after a kill, which leaves it
     try:
-        with tempfile.TemporaryDirectory(dir=work.folder, prefix=".package-") as scratch:
-            place = package.save_package(
-                Path(scratch) / "package", checkpoints, competition.label_texts, competition.separator, work.store.side
-            )
-            metric = parse_metric(competition.metric, competition.target)
-            interval = (figures["score"], figures["low"], figures["high"])
-            score = registry.Score(metric.name, *interval, metric.greater_is_better, run_id, folds)
-            before, pairs = _paired_with_champion(work, oof)
-            made_of = [receipts.sha256(path) for path in checkpoints]
-            against = before.run_id if before else ""
-            number = tracker.ensemble(run_id, competition.name, place, score, made_of, against, pairs)
+        package.save_package(place, checkpoints, competition.label_texts, competition.separator, work.store.side)
+        metric = parse_metric(competition.metric, competition.target)
+        interval = (figures["score"], figures["low"], figures["high"])
+        score = registry.Score(metric.name, *interval, metric.greater_is_better, run_id, folds)
+        before, pairs = _paired_with_champion(work, oof)
+        made_of = [receipts.sha256(path) for path in checkpoints]
+        against = before.run_id if before else ""
+        number = tracker.ensemble(run_id, competition.name, place, score, made_of, against, pairs)
         if not number:
             return ""  # kept: the tracker has said so
         [why] = [v.why for v in registry.versions(tracker.client, competition.name) if v.number == number]
@@ -57,6 +56,8 @@ def log_model(
         told = f"version {number}, of which no more can be said" if number else "could not be registered as one"
         again = "" if number else "; make promote tries it again"
         return f"the folds' models: {told} ({first_line(error)}){again}"
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def _paired_with_champion(work: Work, oof: pd.DataFrame) -> tuple[Version | None, float | None]:
