@@ -4,6 +4,7 @@
 #   FORCE=1                     make the target again, although nothing changed
 #   RUNS="a b"                  runs to compare, by the beginnings of their ids (make runs lists them)
 #   RUN=a                       the run whose model is promoted or served, likewise
+#   TRIALS=40 HOURS=2 JOBS=2   how many settings `make tune` tries, for how long, how many at once
 #   FIX=1                       write a table that leaves out rows which cannot be used
 .DEFAULT_GOAL := help
 EXP ?= experiments/digits.yaml
@@ -13,13 +14,18 @@ FIX ?=
 PORT ?=
 RUNS ?=
 RUN ?=
+TRIALS ?=
+HOURS ?=
+JOBS ?=
 PYTHON ?= python3
 VENV ?= .venv
 UV := .uv/bin/uv
+# with HOURS alone, the time is what ends it
+TUNING = $(if $(TRIALS),tune.trials=$(TRIALS)) $(if $(HOURS),tune.hours=$(HOURS) $(if $(TRIALS),,tune.trials=off)) $(if $(JOBS),tune.jobs=$(JOBS))
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE  # importing torch takes 12 s when it is compiled anew each time, 4 s when not
 
-.PHONY: help setup eda folds overfit smoke train submit score runs compare sync promote serve export ui test lint types lock clean
+.PHONY: help setup eda folds overfit smoke train tune submit score runs compare sync promote serve export ui dashboard test lint types lock clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,6 +47,9 @@ smoke: $(VENV)/.synced  ## run everything on a few images, in about a minute
 
 train: $(VENV)/.synced  ## train a model a fold and score all rows out of fold
 	@$(VENV)/bin/python -m pipeline train $(EXP) $(SET) $(if $(FORCE),--force) $(if $(FIX),--fix)
+
+tune: $(VENV)/.synced  ## search for better settings (TRIALS=40 HOURS=2 JOBS=2)
+	@$(VENV)/bin/python -m pipeline tune $(EXP) $(SET) $(TUNING) $(if $(FORCE),--force)
 
 submit: $(VENV)/.synced  ## all of the above, then predict the test images and write the submission
 	@$(VENV)/bin/python -m pipeline submit $(EXP) $(SET) $(if $(FORCE),--force) $(if $(FIX),--fix)
@@ -68,6 +77,9 @@ export: $(VENV)/.synced  ## write every fold's model as ONNX, compared with torc
 
 ui: $(VENV)/.synced  ## browse all runs in MLflow on 127.0.0.1 (PORT=5000)
 	@$(VENV)/bin/python -m pipeline ui $(EXP) $(if $(PORT),--port $(PORT))
+
+dashboard: $(VENV)/.synced  ## browse the searches in Optuna's pages on 127.0.0.1 (PORT=8080)
+	@$(VENV)/bin/python -m pipeline dashboard $(EXP) $(SET) $(if $(PORT),--port $(PORT))
 
 test: $(VENV)/.synced  ## run the tests
 	@$(VENV)/bin/python -m pytest

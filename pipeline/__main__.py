@@ -18,6 +18,7 @@ VERBS = {
     "overfit": "learn one batch by heart, to see that it can be learnt",
     "smoke": "run everything on a few images, in about a minute",
     "train": "train a model a fold, score all rows out of fold",
+    "tune": "search for better settings, and choose honestly",
     "submit": "predict the test images and write the submission",
     "score": "score the submission, where the answers are known",
     "runs": "list the runs",
@@ -27,8 +28,9 @@ VERBS = {
     "serve": "serve the champion, or a run's model, on 127.0.0.1",
     "export": "write every fold's model as ONNX, compared with torch",
     "ui": "serve MLflow on 127.0.0.1 and print the link to the runs",
+    "dashboard": "serve Optuna's pages of the searches on 127.0.0.1",
 }
-PORTS = {"ui": 5000, "serve": 5001}  # where nothing else is said
+PORTS = {"ui": 5000, "serve": 5001, "dashboard": 8080}  # where nothing else is said
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,7 +49,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--fix", action="store_true", help=fix)
     parser.add_argument("--runs", nargs="*", default=[], metavar="RUN", help="of `compare`: ids or beginnings of them")
     parser.add_argument("--run", default="", metavar="RUN", help="of `promote` and `serve`: an id or its beginning")
-    parser.add_argument("--port", type=int, help="of `ui` (default 5000) and `serve` (default 5001)")
+    parser.add_argument("--port", type=int, help="of `ui` (default 5000), `serve` (5001), `dashboard` (8080)")
     args = parser.parse_intermixed_args(argv)  # --force and --port may stand anywhere
 
     port = PORTS.get(args.verb, 5000) if args.port is None else args.port
@@ -66,6 +68,10 @@ def main(argv: list[str] | None = None) -> int:
             from pipeline.ui import serve
 
             return serve(settings.competition.name, port)
+        if args.verb == "dashboard":
+            from pipeline.dashboard import serve
+
+            return serve(settings.tune.storage, name, port)
         if args.verb in ("promote", "serve"):
             from pipeline.stages import models
             from pipeline.work import Work
@@ -99,7 +105,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int:
     from pipeline.config.settings import RUNS
-    from pipeline.stages import checks, data, models, submission, training
+    from pipeline.stages import checks, data, models, submission, training, tuning
     from pipeline.work import Work
 
     RUNS.mkdir(exist_ok=True)
@@ -116,8 +122,9 @@ def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int
         if args.verb == "overfit":
             checks.overfit(work)
             return 0
-        stages = {"eda": data.eda, "folds": data.folds, "train": training.train, "submit": submission.submit}
-        (stages | {"score": submission.score, "export": models.export})[args.verb](work)
+        stages = {"eda": data.eda, "folds": data.folds, "train": training.train, "tune": tuning.tune}
+        after = {"submit": submission.submit, "score": submission.score, "export": models.export}
+        (stages | after)[args.verb](work)
     if args.verb == "submit":
         print(submission.summary(work))
     return 0

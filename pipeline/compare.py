@@ -26,7 +26,7 @@ class Comparison:
     score_a: float
     score_b: float
     difference: float
-    low: float  # 95 % interval of the difference, by group bootstrap
+    low: float  # interval of the difference, 95 % where nothing else was asked, by group bootstrap
     high: float
     chance: float  # share of the resamples in which b is not better
     by_fold: dict[int, float]  # each fold's own difference
@@ -53,12 +53,14 @@ def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def compare(
-    a: pd.DataFrame, b: pd.DataFrame, group_of: Mapping[str, str], metric: str, kind: str, seed: int = 0
-) -> Comparison:
+    a: pd.DataFrame, b: pd.DataFrame, group_of: Mapping[str, str], metric: str, kind: str, seed: int = 0,
+    level: float = 0.95,
+) -> Comparison:  # fmt: skip
     """a, b: out-of-fold tables as in `crossval`. group_of: image_id -> group, empty where there are none.
 
     The interval is the percentile interval of the difference over resamples of whole groups, the same ones for both
-    (the cluster bootstrap of `metrics.bootstrap_interval`, paired). Raises ValueError as `align` does.
+    (the cluster bootstrap of `metrics.bootstrap_interval`, paired). level: of the interval. Raises
+    ValueError as `align` does.
     """
     a, b = align(a, b)
     rule = parse_metric(metric, kind)
@@ -68,7 +70,7 @@ def compare(
     by_group = groups if groups.any() else None
     n, folds = len(a), a["fold"].to_numpy()
     drawn = [sign * (of_b(weights) - of_a(weights)) for weights in resamples(n, by_group, N_RESAMPLES, seed)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     everything = np.ones(n)
     score_a, score_b = of_a(everything), of_b(everything)
     in_fold = {int(fold): (folds == fold).astype(float) for fold in np.unique(folds)}

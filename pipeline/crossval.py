@@ -11,7 +11,7 @@ import ctypes
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from pipeline.atomic import atomic
 from pipeline.config.metric import parse_metric
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.config.settings import Experiment
-from pipeline.folds.split import splits
+from pipeline.folds.split import Split, splits
 from pipeline.metrics import Interval, bootstrap_interval, score
 from pipeline.model import CheckpointInfo, checkpoint_info, load_checkpoint, pick_device, save_checkpoint
 from pipeline.precision import Precision
@@ -57,11 +57,7 @@ def cross_validate(
     on_step: Callable[[int, int], None] = lambda epoch, share: None,
 ) -> CrossValidation:
     """Trains what is not trained yet, predicts each row with the models that did not see it, scores all rows."""
-    # The same bits on the same machine, at a few percent of a GPU's speed; an operation that has no deterministic form
-    # warns by name. cuBLAS reads its variable when the first kernel starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    keep_freed_memory()
+    prepare_machine()
     device = pick_device(settings.train.device)
     identity = {**identity, "precision": str(precision)}
     for stray in folder.glob(".*.tmp"):  # half a file, of a command that was killed while it wrote
@@ -74,37 +70,10 @@ def cross_validate(
     checkpoints = []
     for seed in settings.train.seeds:
         for split in splits(folds):
-            train_rows, valid_rows = split.sides(folds, data.image_ids)
             path = folder / f"{model_name(split.number, seed, settings)}.safetensors"
-            of_fold = None
-            state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
-            if not path.is_file():
-                which = FoldRun(split.number, len(splits(folds)), seed)
-                with out_of_memory_explained(settings.train):
-                    trained = train_fold(
-                        data, train_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
-                    )
-                of_fold = trained.outputs
-                with atomic(path.with_suffix(".json")) as temporary:
-                    temporary.write_text(json.dumps([asdict(record) for record in trained.history]))
-                info = CheckpointInfo(
-                    model=settings.model.name,
-                    task=trained.task,
-                    preprocessing=data.preprocessing,
-                    fold=split.number,
-                    seed=seed,
-                    epochs=len(trained.history),
-                    precision=precision.name,
-                    channels_last=precision.channels_last,
-                    hashes=identity,
-                    code=code,
-                )
-                save_checkpoint(path, trained.model, info)
-            state.remove()  # only now: until the checkpoint is whole, the state is what remains of the fold
-            refuse_others(path, checkpoint_info(path), identity, split.number, seed)
-            if of_fold is None:  # the same weights by the same path give the same bits, as the tests hold it to
-                model, info = load_checkpoint(path, device)
-                of_fold = predict(model, info.task, data.images[valid_rows], info.preprocessing, device)
+            valid_rows, of_fold = train_one(
+                data, folds, split, seed, settings, precision, device, identity, code, path, on_epoch, on_step
+            )
             outputs[valid_rows] += of_fold
             n_times[valid_rows] += 1
             fold_of_row[valid_rows] = np.where(split.repeat == 0, split.fold, fold_of_row[valid_rows])
@@ -137,6 +106,68 @@ def cross_validate(
     )
 
 
+def train_one(
+    data: TrainingData,
+    folds: pd.DataFrame,
+    split: Split,
+    seed: int,
+    settings: Experiment,
+    precision: Precision,
+    device: torch.device,
+    identity: dict[str, str],
+    code: str,
+    path: Path,
+    on_epoch: Callable[[EpochRecord], None],
+    on_step: Callable[[int, int], None] = lambda epoch, share: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One model of a cross-validation, trained where it is not yet: (its validation rows, its outputs for them).
+
+    path: of its checkpoint; its history and, while it is trained, its state lie beside it. `on_epoch` may raise, which
+    leaves the state to be gone on from.
+    """
+    train_rows, valid_rows = split.sides(folds, data.image_ids)
+    outputs = None
+    state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
+    if not path.is_file():
+        which = FoldRun(split.number, len(splits(folds)), seed)
+        with out_of_memory_explained(settings.train):
+            trained = train_fold(
+                data, train_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
+            )
+        outputs = trained.outputs
+        with atomic(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps([asdict(record) for record in trained.history]))
+        info = CheckpointInfo(
+            model=settings.model.name,
+            task=trained.task,
+            preprocessing=data.preprocessing,
+            fold=split.number,
+            seed=seed,
+            epochs=len(trained.history),
+            precision=precision.name,
+            channels_last=precision.channels_last,
+            hashes=identity,
+            code=code,
+        )
+        save_checkpoint(path, trained.model, info)
+    state.remove()  # only now: until the checkpoint is whole, the state is what remains of the fold
+    refuse_others(path, checkpoint_info(path), identity, split.number, seed)
+    if outputs is None:  # the same weights by the same path give the same bits, as the tests hold it to
+        model, info = load_checkpoint(path, device)
+        outputs = predict(model, info.task, data.images[valid_rows], info.preprocessing, device)
+    return valid_rows, outputs
+
+
+def prepare_machine() -> None:
+    """Before the first kernel: the same bits on the same machine, at a few percent of a GPU's speed.
+
+    An operation that has no deterministic form warns by name. cuBLAS reads its variable when the first kernel starts.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    keep_freed_memory()
+
+
 def keep_freed_memory() -> None:
     """Tells glibc to keep what is freed for the next batch, which is of the same size.
 
@@ -162,6 +193,14 @@ def oof_table(ids: np.ndarray, folds: np.ndarray, targets: np.ndarray, outputs: 
     else:
         columns["target"] = targets
     return pd.DataFrame(columns | {f"p_{c}": outputs[:, c] for c in range(outputs.shape[1])})
+
+
+def joined(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table of several, by id; a row that several models validated has the mean of their outputs."""
+    table = pd.concat(parts, ignore_index=True)
+    outputs = [column for column in table.columns if column.startswith("p_")]
+    first = table.drop(columns=outputs).drop_duplicates("image_id").set_index("image_id").sort_index()
+    return first.join(table.groupby("image_id")[outputs].mean()).reset_index()
 
 
 def arrays_of(oof: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -72,6 +72,11 @@ class ResumeState:
             average.module.load_state_dict(state["average"])
         return [EpochRecord(**record) for record in state["history"]]
 
+    def scores(self) -> list[float]:
+        """Of the epochs that `restore` would go on from."""
+        state = self._read(torch.device("cpu"))
+        return [record["score"] for record in state["history"]] if state else []
+
     def _read(self, device: torch.device) -> dict[str, Any] | None:
         if self.keeps_best and not self._best_is_whole():
             return None  # without its best weights a state cannot be gone on with

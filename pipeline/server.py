@@ -29,9 +29,10 @@ def check_port(port: int, verb: str) -> None:
 
 
 def run(
-    command: Sequence[str], port: int, name: str, ready: str, log: Path, folder: Path, environment: Mapping[str, str]
-) -> int:
-    """Starts the command, prints `ready` once its /health answers, and stays until Ctrl-C. Returns the exit status.
+    command: Sequence[str], port: int, name: str, ready: str, log: Path, folder: Path, environment: Mapping[str, str],
+    health: str = "/health",
+) -> int:  # fmt: skip
+    """Starts the command, prints `ready` once `health` answers, and stays until Ctrl-C. Returns the exit status.
 
     name: for messages. log: its output, of use only when it fails, so it is kept aside until then.
     """
@@ -39,7 +40,7 @@ def run(
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=dict(environment),
                                   start_new_session=True)  # fmt: skip
         try:
-            if not _answers(server, port):
+            if not _answers(server, port, health):
                 output.seek(0)
                 print(f"{name} did not start:\n{output.read()[-3000:]}", file=sys.stderr)
                 return 1
@@ -51,12 +52,12 @@ def run(
             _end(server)
 
 
-def _answers(server: subprocess.Popen, port: int) -> bool:
+def _answers(server: subprocess.Popen, port: int, health: str) -> bool:
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy would look on its own machine
     give_up = time.monotonic() + START_LIMIT_S
     while server.poll() is None and time.monotonic() < give_up:
         try:
-            with direct.open(f"http://{HOST}:{port}/health", timeout=5):
+            with direct.open(f"http://{HOST}:{port}{health}", timeout=5):
                 return True
         except (urllib.error.URLError, OSError):
             time.sleep(0.3)

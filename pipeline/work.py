@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from pipeline.task import Task
     from pipeline.tracking.runs import Tracker
 
-VERB_OF = {"eda": "eda", "folds": "folds", "cv": "train", "fold": "train", "submission": "submit"}  # of a run's stage
-TRAINS = ("train", "submit", "score", "overfit", "export")  # verbs that may come to train a model
+VERB_OF = {"eda": "eda", "folds": "folds", "cv": "train", "fold": "train", "submission": "submit", "tune": "tune",
+           "trial": "tune", "trial-fold": "tune"}  # of a run's stage  # fmt: skip
+TRAINS = ("train", "submit", "score", "overfit", "export", "tune")  # verbs that may come to train a model
 
 
 class Work:

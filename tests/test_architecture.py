@@ -42,8 +42,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "submit": {"config", "competition", "images", "infer", "model", "atomic"},
     "score": {"config", "competition", "metrics"},
     "compare": {"config", "metrics", "crossval"},
+    "lr_range": {"config", "augment", "feed", "losses", "model", "optim", "precision", "train"},
+    "tune": {"config", "compare"},  # trains nothing and tracks nothing itself: `stages` puts that in
     "report": {"atomic"},
     "progress": {"records"},  # the type of a record, nothing that runs
+    "study_progress": {"tune"},
     "tracking": {
         "config",
         "atomic",
@@ -56,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": {"config"},
     "ui": {"config", "tracking", "server"},
     "serve": {"config", "tracking", "server"},
+    "dashboard": {"config", "server"},
     "fixes": {"config", "atomic"},
     "work": {
         *("config", "competition", "images", "folds", "model", "model_checks", "task", "tracking", "receipts"),

@@ -146,6 +146,8 @@ def _mapped_class(annotation: Any) -> type[BaseModel] | None:
     if get_origin(annotation) is not dict:
         return None
     value = get_args(annotation)[1]
+    if get_origin(value) is tuple:  # several of them
+        value = get_args(value)[0]
     return value if isinstance(value, type) and issubclass(value, BaseModel) else None
 
 

@@ -9,7 +9,7 @@ first a string and the others booleans). A key given twice in a file is a mistak
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,13 @@ from pipeline.config.mistakes import Mistake, Mistakes, nearest, shown
 from pipeline.config.settings import ROOT, Experiment
 
 
-def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> tuple[Experiment, str]:
-    """(`settings`, name of the experiment = stem of the file). Raises `Mistakes` with every mistake found."""
+def load(
+    path: str | Path, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
+) -> tuple[Experiment, str]:
+    """(`settings`, name of the experiment = stem of the file). Raises `Mistakes` with every mistake found.
+
+    changes: further settings by dotted key, as a search draws them; they come last, by the rules of overrides.
+    """
     path = Path(path)
     if not path.is_file() and not path.is_absolute() and (ROOT / path).is_file():
         path = ROOT / path
@@ -34,6 +39,9 @@ def load(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> tuple
     data, origins = _read_chain(path, (), mistakes)
     for text in overrides:
         _override(data, origins, text, mistakes)
+    for key, value in (changes or {}).items():
+        data = _merge(data, nested(key, value))
+        origins[key] = "a value of tune.space"
     try:
         return _validated(data, origins, path, mistakes), path.stem
     except ValidationError as error:
@@ -184,9 +192,24 @@ def _override(data: dict, origins: Origins, text: str, mistakes: list[Mistake]) 
                 Mistake(f"SET {text!r}", found, "valid: a section's keys, or the section's own value", "overrides")
             )
             return
-    for part in reversed(parts):
-        value = {part: value}
-    merged = _merge(data, value)
+    merged = _merge(data, nested(key.strip(), value))
     data.clear()
     data.update(merged)
     origins[key.strip()] = "SET"
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """`{"train": {"lr": 0.001}}` of `train.lr` and 0.001."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def differences(overrides: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file with `base:` must say to mean the same as the overrides and changes on top of that base."""
+    data: dict[str, Any] = {}
+    for text in overrides:
+        _override(data, {}, text, [])
+    for key, value in changes.items():
+        data = _merge(data, nested(key, value))
+    return data

@@ -68,3 +68,9 @@ def shown(path: Path) -> str:
     """A path as the user knows it: from the repository's root where it lies inside."""
     path = Path(path).absolute()
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, short enough for one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else 'no message'}"

@@ -15,6 +15,7 @@ from pydantic import model_validator
 from pipeline.config.data import CompetitionSettings, Eda, Folds, Images, Settings
 from pipeline.config.losses import LOSSES_OF, GivenWeights, NoWeights
 from pipeline.config.training import Augment, Balanced, Model, Train
+from pipeline.config.tuning import Tune
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: all relative paths in settings start here
 RUNS = ROOT / "mlruns"  # everything the pipeline writes
@@ -30,6 +31,7 @@ class Experiment(Settings):
     model: Model = Model()
     augment: Augment = Augment()
     train: Train = Train()
+    tune: Tune = Tune()
 
     @model_validator(mode="before")
     @classmethod

@@ -19,6 +19,8 @@ from pipeline.work import Work, say
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.config.data import Folds
+
 
 def eda(work: Work) -> Receipt:
     """Reads the tables and decodes every image. Leaves `findings.json`, `eda.html`, pictures and `duplicates.json`."""
@@ -81,8 +83,7 @@ def folds(work: Work) -> Receipt:
     seen = eda(work)
     competition, settings = work.competition, work.settings.folds
     known = json.loads(work.resolve(seen, "duplicates.json").read_text())
-    kinds = {"together": ("exact", "near"), "exact": ("exact",), "off": ()}[settings.duplicates]
-    duplicates = sorted(sorted(members) for kind in kinds for members in known[kind])
+    duplicates = _kept_together(known, settings)
     own = ROOT / settings.file if settings.file != "none" else None
     inputs = {
         **work.settings.flat("folds"),
@@ -125,6 +126,24 @@ def folds(work: Work) -> Receipt:
         say("folds", line)
     figures = {**audit.metrics(), "n_models": audit.n_models, "hash": hash_}
     return work.finish("folds", inputs, [path, audit_path], run_id, figures, started)
+
+
+def other_folds(work: Work, seed: int) -> pd.DataFrame:
+    """Another split by the same rules, audited: whole groups, sets of duplicates on one side."""
+    from pipeline.folds.audit import audit_folds
+    from pipeline.folds.split import make_folds
+
+    known = json.loads(work.resolve(eda(work), "duplicates.json").read_text())
+    duplicates = _kept_together(known, work.settings.folds)
+    table = make_folds(work.competition, work.settings.folds.model_copy(update={"seed": seed}), duplicates)
+    audit_folds(table, work.competition, duplicates)  # raises where it proves nothing
+    return table
+
+
+def _kept_together(known: dict[str, list[list[str]]], settings: Folds) -> list[list[str]]:
+    """Sets of duplicates that the folds do not tear, by `folds.duplicates`."""
+    kinds = {"together": ("exact", "near"), "exact": ("exact",), "off": ()}[settings.duplicates]
+    return sorted(sorted(members) for kind in kinds for members in known[kind])
 
 
 def _warnings(work: Work, seen: Receipt, known: dict[str, list[list[str]]], table: pd.DataFrame) -> list[str]:

@@ -32,8 +32,8 @@ def log_model(
     run_id: the cross-validation's. folds: hash of the folds table. figures: its score, low and high. Returns what came
     of it, in words; what fails is told there too, for the training is done, and worth more.
     """
+    from pipeline.config.mistakes import first_line
     from pipeline.tracking import package, registry
-    from pipeline.tracking.calls import first_line
 
     competition, tracker, number = work.competition, work.tracker, ""
     if competition.is_excerpt:  # of `make smoke`

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,10 @@ def train(work: Work) -> Receipt:
     folder.mkdir(parents=True, exist_ok=True)
     table = read_folds(work.resolve(fold_receipt, "folds.csv"))
     data = training_data(work)
+    if settings.train.label_bounds:
+        n = int((data.targets != data.train_targets).sum())
+        told = f"{n:,} of {len(data.targets):,} rows are trained on under another label than they are validated with"
+        say("train", told)
     identity = identity_of(fingerprint(inputs), inputs)
     runs_file = folder / "runs.json"  # a killed command's runs are gone on with, not left RUNNING beside new ones
     runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
@@ -81,7 +86,7 @@ def train(work: Work) -> Receipt:
     for note in notes(settings.train, settings.augment):
         say("train", f"note: {note}")
     _tell_disk(work, data.task, n_folds * n_seeds, folder)
-    precision = _precision(work, data, folder)
+    precision = precision_of(work, data.task, folder)
     with work.run("cv", title, inputs, tags, resume=runs.get("cv", "")) as run_id:
         runs["cv"] = run_id
         work.tracker.params(run_id, {**settings.flat(), "precision": str(precision)})
@@ -134,8 +139,11 @@ def identity_of(settings: str, inputs: dict[str, Any]) -> dict[str, str]:
     return {"settings": settings, "folds": inputs["folds"], "images": inputs["train images"]}
 
 
-def training_data(work: Work) -> TrainingData:
-    """Every training image through the fixed preprocessing, in memory."""
+def training_data(work: Work, alike: TrainingData | None = None) -> TrainingData:
+    """Every training image through the fixed preprocessing, in memory.
+
+    alike: of other settings with the same preprocessing, whose images are taken.
+    """
     import numpy as np
     import torch
 
@@ -149,14 +157,12 @@ def training_data(work: Work) -> TrainingData:
     trained: list[str] = []
     if settings.train.label_bounds:
         trained = training_labels(competition.train_rows, settings.competition, settings.train.label_bounds)
-        n = sum(a != b for a, b in zip(labels, trained, strict=True))
-        say("train", f"{n:,} of {len(labels):,} rows are trained on under another label than they are validated with")
     targets = _targets(competition, labels)
     ids = [row["image_id"] for row in competition.train_rows]
-    images = torch.from_numpy(load_images(competition.train_rows, spec, work.store, work.contents[0]))
+    read = (competition.train_rows, spec, work.store, work.contents[0])
     return TrainingData(
-        images=images,
-        pixels=row_pixels(competition.train_rows, spec, work.store, work.contents[0]),
+        images=alike.images if alike else torch.from_numpy(load_images(*read)),
+        pixels=row_pixels(*read),
         targets=targets,
         train_targets=_targets(competition, trained) if trained else targets,
         image_ids=np.array(ids),
@@ -207,7 +213,7 @@ def _tell_disk(work: Work, task: Task, n_models: int, folder: Path) -> None:
         )
 
 
-def _precision(work: Work, data: TrainingData, folder: Path) -> Precision:
+def precision_of(work: Work, task: Task, folder: Path, tell: Callable[[str, str], None] = say) -> Precision:
     """What `train.precision` comes to here. Kept beside the checkpoints: a resumed run goes on as it began."""
     from pipeline.model import pick_device
     from pipeline.precision import Precision, choose
@@ -215,13 +221,13 @@ def _precision(work: Work, data: TrainingData, folder: Path) -> Precision:
     kept = folder / "precision.json"
     if kept.is_file():
         return Precision(**json.loads(kept.read_text()))
-    spec, device = data.preprocessing, pick_device(work.settings.train.device)
+    spec, device = work.preprocessing, pick_device(work.settings.train.device)
     chosen, measured = choose(
-        work.settings, data.task.n_logits, spec.mode, spec.px, device, RUNS / "cache" / "precision.json"
+        work.settings, task.n_logits, spec.mode, spec.px, device, RUNS / "cache" / "precision.json"
     )
     for m in measured:
         taken = "  <- taken" if m.precision == chosen else ""
-        say("train", f"{m.precision!s:<22} {m.note or f'{m.ms_per_image:6.2f} ms an image'}{taken}")
+        tell("train", f"{m.precision!s:<22} {m.note or f'{m.ms_per_image:6.2f} ms an image'}{taken}")
     with atomic(kept) as temporary:
         temporary.write_text(json.dumps(asdict(chosen)))
     return chosen

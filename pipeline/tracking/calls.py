@@ -20,12 +20,15 @@ from mlflow.entities import (
 )
 from mlflow.exceptions import MlflowException
 
+from pipeline.config.mistakes import first_line
 from pipeline.tracking.registry import OUR_ID, log_ensemble, name_output
 
 Call = Mapping[str, Any]
 # what another try would not change; everything else may be the store's or the network's bad day
 NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST",
          "INVALID_STATE", "INVALID_STATE_TRANSITION"}  # fmt: skip
+
+BATCH = 1000  # metrics that one call of MLflow's may carry
 
 
 class Refused(Exception):
@@ -71,6 +74,11 @@ def _send(client: MlflowClient, experiment_id: str, call: Call, again: bool) -> 
             client.log_batch(run, params=[Param(key, value) for key, value in call["params"].items()])
         case "metrics":
             client.log_batch(run, metrics=_metrics(call))
+        case "curve":
+            each = [{**call, "step": step, "metrics": metrics} for step, metrics in call["steps"]]
+            values = [metric for one in each for metric in _metrics(one)]
+            for start in range(0, len(values), BATCH):
+                client.log_batch(run, metrics=values[start : start + BATCH])
         case "tags":
             client.log_batch(run, tags=[RunTag(key, value) for key, value in call["tags"].items()])
         case "artifact":
@@ -124,9 +132,3 @@ def _answers(client: MlflowClient, experiment_id: str, error: MlflowException) -
     except Exception:  # then it is the store: the caller raises `error`, which is told, and its call is kept
         return False
     return True
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, short enough for one line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else 'no message'}"

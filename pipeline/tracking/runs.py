@@ -21,9 +21,10 @@ from typing import Any
 
 import mlflow
 
+from pipeline.config.mistakes import first_line
 from pipeline.config.settings import RUNS
 from pipeline.tracking.alive import OpenRuns
-from pipeline.tracking.calls import Refused, first_line, now_ms, send
+from pipeline.tracking.calls import Refused, now_ms, send
 from pipeline.tracking.outbox import OURS, Outbox, new_id, real_id
 from pipeline.tracking.registry import Score
 
@@ -167,6 +168,11 @@ class Tracker:
         """All metrics of one step in one call: the call costs 10 ms, whatever it carries."""
         self._call({"call": "metrics", "run": run_id, "metrics": _legal(metrics, float), "step": step,
                     "time": now_ms()})  # fmt: skip
+
+    def curve(self, run_id: str, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Metrics of many steps in one call: (step, metrics)."""
+        self._call({"call": "curve", "run": run_id, "time": now_ms(),
+                    "steps": [[step, _legal(metrics, float)] for step, metrics in steps]})  # fmt: skip
 
     def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         self._call({"call": "tags", "run": run_id, "tags": _legal(tags, str)})

@@ -1,0 +1,197 @@
+"""From `tune.space` to axes, or to everything that is wrong with it, before a study starts.
+
+In: keys with ranges, choices and conditions, as they stand in the settings. Out: a `Space`. Checked against the
+settings model itself: that each key is one, that each condition can hold, that each choice and both ends of each
+range are taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_origin
+
+from pipeline.config.explain import section_classes
+from pipeline.config.mistakes import Mistake, Mistakes, nearest
+from pipeline.config.settings import Experiment
+from pipeline.config.tuning import SEARCHED, Parameter
+from pipeline.tune.space import Axis, Build, Space, at
+
+FIXED = {  # keys that may not vary, and why
+    "train.seeds": "the search gives every trial the experiment's own seeds, and the choice fresh ones",
+    "train.device": "where a trial runs says nothing about its settings",
+}
+
+
+def make_space(space: Mapping[str, Sequence[Parameter]], base: Experiment, build: Build) -> Space:
+    """Raises `Mistakes` with everything that is wrong with the space."""
+    mistakes: list[Mistake] = []
+    axes: list[Axis] = []
+    for key, parameters in space.items():
+        if wrong := _unknown(key):
+            mistakes.append(Mistake(f"tune.space.{key}", *wrong, "tune.space keys"))
+            continue
+        for parameter in parameters:
+            axis = _axis(key, parameter, len(parameters) > 1)
+            axes.append(axis)
+            mistakes += _check_numbers(axis, parameter)
+    known = {axis.key: [a for a in axes if a.key == axis.key] for axis in axes}
+    for axis in axes:
+        mistakes += [m for key, values in axis.when for m in _check_condition(axis, key, values, known, base)]
+    ordered = _in_order(axes, mistakes)
+    if not mistakes:
+        found = Space(ordered, base, build)
+        mistakes += [m for axis in ordered for m in _refused(axis, found, build)]
+        if not mistakes:
+            return found
+    raise Mistakes(mistakes)
+
+
+def _axis(key: str, parameter: Parameter, is_one_of_several: bool) -> Axis:
+    when = tuple((name, tuple(value) if isinstance(value, list | tuple) else (value,))
+                 for name, value in parameter.when.items())  # fmt: skip
+    bare = Axis(key, key, "choice", choices=tuple(map(_plain, parameter.choices)), when=when)
+    name = f"{key} [{bare.condition}]" if is_one_of_several else key
+    if parameter.choices:
+        return Axis(name, key, "choice", choices=bare.choices, when=when)
+    kind = "int" if _is_whole(key) else "float"
+    step = 0.0 if parameter.step == "off" else parameter.step
+    step = 1.0 if kind == "int" and not step and not parameter.log else step
+    low, high = float(parameter.low), float(parameter.high)
+    return Axis(name, key, kind, low, high, parameter.log, step, parameter.per_batch, when=when)
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples, as JSON has them."""
+    return json.loads(json.dumps(value)) if isinstance(value, list | tuple | dict) else value
+
+
+def _annotations(key: str) -> list[Any]:
+    """The types that may stand at a dotted key; empty: no such key."""
+    models: list[Any] = [Experiment]
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        fields = [model.model_fields[part] for model in models if part in model.model_fields]
+        if depth == len(parts) - 1 or not fields:
+            return [field.annotation for field in fields]
+        mapped = [get_args(f.annotation)[1] for f in fields if get_origin(f.annotation) is dict]
+        if mapped:  # its keys are free
+            return mapped
+        models = [found for field in fields for found in section_classes(field.annotation)]
+    return []
+
+
+def _is_whole(key: str) -> bool:
+    """Whether only whole numbers may stand there."""
+
+    def types(annotation: Any) -> set[Any]:
+        inner = get_args(annotation)
+        return {annotation} | {t for one in inner for t in types(one)} if inner else {annotation}
+
+    found = {t for annotation in _annotations(key) for t in types(annotation)}
+    return int in found and float not in found
+
+
+def _unknown(key: str) -> tuple[str, str] | None:
+    """(what was found, what is valid) of a key that may not vary."""
+    section = key.split(".")[0]
+    if key in FIXED:
+        return "may not vary", f"valid: other keys; {FIXED[key]}"
+    if section not in SEARCHED:
+        told = "may not vary" if section in Experiment.model_fields else f"unknown key{nearest(section, SEARCHED)}"
+        return told, f"valid: keys of {', '.join(SEARCHED)}"
+    if not _annotations(key):
+        siblings = _children(key.rpartition(".")[0])
+        word = nearest(key.rpartition(".")[2], siblings)
+        return f"unknown key{word}", f"valid here: {', '.join(siblings) or 'nothing'}"
+    return None
+
+
+def _children(section: str) -> list[str]:
+    models: list[Any] = [Experiment] if not section else [m for a in _annotations(section) for m in section_classes(a)]
+    return list(dict.fromkeys(name for model in models for name in model.model_fields))
+
+
+def _check_numbers(axis: Axis, parameter: Parameter) -> list[Mistake]:
+    wrong = []
+    if axis.kind == "int" and any(value != int(value) for value in (axis.low, axis.high, axis.step)):
+        wrong.append(("found a fraction", f"valid: whole numbers, as {axis.key} is one"))
+    if axis.per_batch != "off" and axis.key != "train.lr":
+        wrong.append((f"found per_batch: {axis.per_batch}", "valid: at train.lr alone"))
+    return [Mistake(f"tune.space.{axis.name}", *each, "tune.space values") for each in wrong]
+
+
+def _check_condition(
+    axis: Axis, key: str, values: tuple[Any, ...], known: Mapping[str, Sequence[Axis]], base: Experiment
+) -> list[Mistake]:
+    """A condition on nothing, or one that never holds."""
+    where = f"tune.space.{axis.key}.when"
+    if not _annotations(key):
+        siblings = [f"{key.rpartition('.')[0]}.{name}" for name in _children(key.rpartition(".")[0])]
+        hint = nearest(key, siblings)
+        return [Mistake(where, f"unknown key {key}{hint}", "valid: a dotted key of the settings", "tune.space keys")]
+    own = at(base.model_dump(mode="json"), key)
+    parents = [a for name, of_key in known.items() for a in of_key if key == name or key.startswith(f"{name}.")]
+    possible = [own] if not any(a.key == key and not a.when for a in parents) else []
+    for parent in parents:
+        if parent.kind != "choice":
+            return [Mistake(where, f"{key} is a range", "valid: a key with choices", "tune.space keys")]
+        rest = key.removeprefix(parent.key).removeprefix(".")
+        possible += [at(choice, rest) if rest else choice for choice in parent.choices]
+    if set(map(repr, possible)) & set(map(repr, values)):
+        return []
+    names = ", ".join(dict.fromkeys(map(str, possible)))
+    return [Mistake(where, f"{key}={'|'.join(map(str, values))} never holds", f"valid: {names}", "tune.space values")]
+
+
+def _in_order(axes: Sequence[Axis], mistakes: list[Mistake]) -> list[Axis]:
+    """Each behind what it depends on; and what an effective batch is made of before the rate, to be read so."""
+    left, ordered = list(axes), []
+    while left:
+        free = [a for a in left if not any(_depends(a, other) for other in left if other is not a)]
+        if not free:
+            names = ", ".join(axis.key for axis in left)
+            mistakes.append(Mistake("tune.space", f"conditions go in a circle ({names})", "valid: a chain that ends",
+                                    "tune.space keys"))  # fmt: skip
+            return ordered
+        ordered += free
+        left = [axis for axis in left if axis not in free]
+    return ordered
+
+
+def _depends(axis: Axis, other: Axis) -> bool:
+    """Whether the other must be drawn first: a condition names it, or it replaces the section that this key is in."""
+    named = any(key == other.key or key.startswith(f"{other.key}.") for key, _ in axis.when)
+    tag = other.key.rpartition(".")
+    inside = tag[2] == "name" and axis.key != other.key and axis.key.startswith(f"{tag[0]}.")
+    return named or inside or axis.key.startswith(f"{other.key}.")
+
+
+def _refused(axis: Axis, space: Space, build: Build) -> list[Mistake]:
+    """Each choice, and both ends of a range, that the settings do not take even by itself."""
+    probes = axis.encoded if axis.kind == "choice" else (axis.low, axis.high)
+    mistakes = []
+    for probe in probes:
+        changes = _conditions(axis, space.axes) | {axis.key: space.value(axis, probe)}
+        try:
+            build(changes)
+        except Mistakes as error:
+            first = error.mistakes[0]
+            what = f"the choice {probe}" if axis.kind == "choice" else f"{probe:g}"
+            mistakes.append(Mistake(f"tune.space.{axis.name}", f"{what} is refused ({first.found})", first.valid,
+                                    "tune.space values"))  # fmt: skip
+    return mistakes
+
+
+def _conditions(axis: Axis, axes: Sequence[Axis]) -> dict[str, Any]:
+    """Changes under which the axis has a meaning: of each condition the first value that something offers."""
+    changes: dict[str, Any] = {}
+    for key, values in axis.when:
+        for parent in axes:
+            if key == parent.key or key.startswith(f"{parent.key}."):
+                rest = key.removeprefix(parent.key).removeprefix(".")
+                offered = [c for c in parent.choices if (at(c, rest) if rest else c) in values]
+                if offered:
+                    changes = _conditions(parent, axes) | changes | {parent.key: offered[0]}
+                    break
+    return changes
