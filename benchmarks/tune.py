@@ -1,6 +1,6 @@
 """Strategies of tuning against each other, on recorded curves of real trainings.
 
-    .venv/bin/python benchmarks/tune.py record FOLDER --jobs 2     # once: trains every setting of the grid on every fold
+    .venv/bin/python benchmarks/tune.py record FOLDER --jobs 2     # once: trains the grid on every fold
     .venv/bin/python benchmarks/tune.py replay                     # strategies on that table, 200 repeats each
 
 FOLDER holds facemask3/. Recorded: a full grid of 72 settings (loss, learning rate, schedule, accumulation) x 5 folds x
@@ -46,9 +46,11 @@ def experiment(setting: dict, seed: int) -> list[str]:
     """Overrides of experiments/facemask3.yaml."""
     return [
         "images.px=32", "images.mean=[0.5, 0.5, 0.5]", "images.std=[0.5, 0.5, 0.5]",
-        "model={name: test_resnet, pretrained: false, drop_rate: 0.0}", f"train.epochs={EPOCHS}", f"train.seeds=[{seed}]",
+        "model={name: test_resnet, pretrained: false, drop_rate: 0.0}",
+        f"train.epochs={EPOCHS}", f"train.seeds=[{seed}]",
         f"train.lr={setting['lr']}", f"train.accumulation={setting['accumulation']}",
-        f"train.loss={json.dumps(LOSSES[setting['loss']])}", f"train.schedule={json.dumps(SCHEDULES[setting['schedule']])}",
+        f"train.loss={json.dumps(LOSSES[setting['loss']])}",
+        f"train.schedule={json.dumps(SCHEDULES[setting['schedule']])}",
     ]  # fmt: skip
 
 
@@ -148,15 +150,16 @@ class Table:
         return self.best - (self.truth[setting] if setting is not None else min(self.truth))
 
 
-Trace = list[tuple[int, int]]  # epochs spent, the setting that would be chosen now
+# epochs spent, the setting that would be chosen now, and the best few that would be trained again
+Trace = list[tuple[int, int, list[int]]]
 
 
 def distributions() -> dict:
     """Order is given to whoever can use it: rates are whole numbers, not names."""
     from optuna.distributions import CategoricalDistribution, IntDistribution
 
-    return {name: IntDistribution(0, len(levels) - 1) if name == "lr" else CategoricalDistribution(list(range(len(levels))))
-            for name, levels in LEVELS.items()}  # fmt: skip
+    return {name: IntDistribution(0, len(levels) - 1) if name == "lr"
+            else CategoricalDistribution(list(range(len(levels)))) for name, levels in LEVELS.items()}  # fmt: skip
 
 
 def index_of(params: dict) -> int:
@@ -178,7 +181,7 @@ def random_search(table: Table, seed: int, budget: int) -> Trace:
         epochs = len(seen) * N_FOLDS * EPOCHS
         if epochs > budget:
             break
-        trace.append((epochs, max(seen, key=lambda i: table.oof[i])))
+        trace.append((epochs, max(seen, key=lambda i: table.oof[i]), []))
     return trace
 
 
@@ -217,7 +220,7 @@ def with_optuna(pruner_of) -> object:
                 whole[setting] = table.oof[setting]
                 study.tell(trial, table.oof[setting])
             if whole:
-                trace.append((epochs, max(whole, key=whole.get)))
+                trace.append((epochs, max(whole, key=whole.get), []))
         return trace
 
     return run
@@ -230,7 +233,8 @@ def space_of_table():
 
     settings = [load("experiments/facemask3.yaml", experiment(setting, 0))[0] for setting in grid()]
     axes = [Axis(name, f"train.{name}", "int", 0, len(levels) - 1, step=1.0) if name == "lr" else
-            Axis(name, f"train.{name}", "choice", choices=tuple(range(len(levels)))) for name, levels in LEVELS.items()]  # fmt: skip
+            Axis(name, f"train.{name}", "choice", choices=tuple(range(len(levels))))
+            for name, levels in LEVELS.items()]  # fmt: skip
 
     class Grid(Space):
         def settings(self, raw):
@@ -245,7 +249,7 @@ def space_of_table():
 BASELINE = {"loss": 0, "lr": 1, "schedule": 0, "accumulation": 0}  # what experiments/facemask3.yaml says by hand
 
 
-def podium(levels: str = "both", confirm: bool = True, **prune) -> object:
+def podium(levels: str = "both", **prune) -> object:
     """`make tune`: the study's own code, with curves from the table in place of trainings."""
     space = []
 
@@ -258,7 +262,6 @@ def podium(levels: str = "both", confirm: bool = True, **prune) -> object:
 
         space[:] = space or [space_of_table()]
         config = Tune(seed=seed, prune=Prune(levels=levels, **prune))
-        again = (config.confirm.top + 1) * N_FOLDS * EPOCHS if confirm else 0
         about = About("replay", "table", 1, tuple(range(N_FOLDS)), "driver")
         study = Study(InMemoryStorage(), space[0], about, config)
         epochs, trace = 0, []
@@ -274,17 +277,14 @@ def podium(levels: str = "both", confirm: bool = True, **prune) -> object:
                 study.keep_curve(trial, fold, curve[:epoch], 0.0, is_done=not why)
                 if why := why or study.between_folds(trial):
                     break
-            if epochs + again > budget:
+            if epochs > budget:
                 break
             if why:
                 study.prune(trial, why)
             else:
                 study.finish(trial, table.oof[setting])
-            trace.append((epochs, index_of(study.best.raw)))
-        best = candidates(study.trials, config.confirm.top, 1)
-        if confirm and best:
-            chosen = max((index_of(t.raw) for t in best), key=lambda i: table.fresh[i])
-            trace.append((epochs + again, chosen))
+            few = [index_of(t.raw) for t in candidates(study.trials, config.confirm.top, 1)]
+            trace.append((epochs, index_of(study.best.raw), few))
         return trace
 
     return run
@@ -298,21 +298,27 @@ STRATEGIES = {
         lambda optuna: optuna.pruners.HyperbandPruner(min_resource=2, max_resource=N_FOLDS * EPOCHS, reduction_factor=3)
     ),
     "Podium": podium(),
-    "Podium, chosen without training again": podium(confirm=False),
-    "Podium, epochs only": podium("epochs", confirm=False),
-    "Podium, folds only": podium("folds", confirm=False),
-    "Podium, no pruning": podium("off", confirm=False),
+    "Podium, epochs only": podium("epochs"),
+    "Podium, folds only": podium("folds"),
+    "Podium, no pruning": podium("off"),
 }
+AGAIN = "Podium, best 3 trained again"  # the same search, with the epochs of the honest choice on top
 
 
 WITHIN = 0.005  # of the table's best, in macro F1
 BUDGETS = (240, 480, 960, 1440)  # epochs; a whole setting has 40
 
 
+def with_the_choice(trace: Trace, table: Table) -> Trace:
+    """As if at each point the search ended, and the best few and the baseline were trained by the other seed."""
+    return [(epochs + (len(few) + 1) * N_FOLDS * EPOCHS, max(few, key=lambda i: table.fresh[i]) if few else chosen, few)
+            for epochs, chosen, few in trace]  # fmt: skip
+
+
 def first_time_within(trace: Trace, table: Table) -> float:
     """Epochs until the choice is within 0.5 points of the best, and stays there; infinite where it never does."""
     since = float("inf")
-    for epochs, setting in trace:
+    for epochs, setting, _ in trace:
         if table.regret(setting) > WITHIN:
             since = float("inf")
         elif since == float("inf"):
@@ -321,53 +327,55 @@ def first_time_within(trace: Trace, table: Table) -> float:
 
 
 def regret_at(trace: Trace, table: Table, budget: int) -> float:
-    chosen = [setting for epochs, setting in trace if epochs <= budget]
+    chosen = [setting for epochs, setting, _ in trace if epochs <= budget]
     return table.regret(chosen[-1] if chosen else None)
 
 
-def one_repeat(job: tuple[str, int, int]) -> tuple[str, int, int, Trace]:
-    name, seed, budget = job
+def one_repeat(job: tuple[str, int]) -> tuple[str, Trace]:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    name, seed = job
     table = Table(TABLE)
-    return name, seed, budget, STRATEGIES[name](table, seed, budget)
+    return name, STRATEGIES[name](table, seed, table.n * N_FOLDS * EPOCHS if name == "random search" else BUDGETS[-1])
 
 
-def replay(repeats: int, jobs: int, names: list[str]) -> dict:
-    """Every strategy `repeats` times, with budgets of its own where the choice depends on them."""
+def summary(name: str, traces: list[Trace], table: Table) -> dict:
     import statistics
 
+    times = sorted(first_time_within(trace, table) for trace in traces)
+    regrets = {budget: [regret_at(trace, table, budget) for trace in traces] for budget in BUDGETS}
+    return {
+        "strategy": name,
+        "median": statistics.median(times),
+        "quartiles": [times[len(times) // 4], times[3 * len(times) // 4]],
+        "reached": sum(time <= BUDGETS[-1] for time in times) / len(times),
+        "regret": {b: [statistics.fmean(r), statistics.stdev(r) / len(r) ** 0.5] for b, r in regrets.items()},
+    }
+
+
+def replay(repeats: int, jobs: int, names: list[str]) -> None:
+    """Every strategy `repeats` times; prints the table of the result file, in Markdown."""
     table = Table(TABLE)
-    whole = table.n * N_FOLDS * EPOCHS
-    wanted = [(name, seed, budget) for seed in range(repeats) for name in names
-              for budget in ((*BUDGETS, whole) if name == "Podium" else (whole,))]  # fmt: skip
+    wanted = [(name, seed) for name in names for seed in range(repeats)]
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        done = pool.map(one_repeat, wanted, chunksize=8)
+        done = pool.map(one_repeat, wanted, chunksize=4)
     near = sum(table.best - truth <= WITHIN for truth in table.truth)
-    print(f"{table.n} settings, {near} within {WITHIN} of the best ({table.best:.4f}); {repeats} repeats")
-    results = {}
-    for name in names:
-        traces = [trace for n, _, budget, trace in done if n == name and budget == whole]
-        times = [first_time_within(trace, table) for trace in traces]
-        times_sorted = sorted(times)
-        by_budget = {}
-        for budget in BUDGETS:
-            own = [t for n, _, b, t in done if n == name and b == budget] if name == "Podium" else traces
-            by_budget[budget] = [regret_at(trace, table, budget) for trace in own]
-        results[name] = {
-            "median": statistics.median(times),
-            "quartiles": (times_sorted[len(times) // 4], times_sorted[3 * len(times) // 4]),
-            "reached": sum(t < float("inf") for t in times) / len(times),
-            "regret": {b: (statistics.fmean(r), statistics.stdev(r) / len(r) ** 0.5) for b, r in by_budget.items()},
-            "final": statistics.fmean(table.regret(trace[-1][1]) for trace in traces if trace),
-            "spent": statistics.median(trace[-1][0] for trace in traces if trace),
-        }
-        r = results[name]
-        regrets = "  ".join(f"{100 * m:5.2f} +-{100 * e:4.2f}" for m, e in r["regret"].values())
-        print(
-            f"{name:<38} {r['median']:6.0f} ({r['quartiles'][0]:.0f} to {r['quartiles'][1]:.0f}), reached {r['reached']:4.0%}"
-            f"   regret {regrets}   final {100 * r['final']:.2f} after {r['spent']:.0f}",
-            flush=True,
-        )
-    return results
+    print(f"{table.n} settings, {near} within {WITHIN} of the best ({table.best:.4f}); {repeats} repeats\n")
+    heads = " | ".join(f"regret at {budget}" for budget in BUDGETS)
+    print(
+        f"| strategy | epochs, median (quartiles) | reached by {BUDGETS[-1]} | {heads} |\n"
+        f"|{' --- |' * (3 + len(BUDGETS))}"
+    )
+    groups = {name: [trace for n, trace in done if n == name] for name in names}
+    if "Podium" in groups:
+        groups[AGAIN] = [with_the_choice(trace, table) for trace in groups["Podium"]]
+    for name, traces in groups.items():
+        r = summary(name, traces, table)
+        low, high = (f"{value:.0f}" if value < float("inf") else "never" for value in r["quartiles"])
+        median = f"{r['median']:.0f}" if r["median"] < float("inf") else "never"
+        regrets = " | ".join(f"{100 * mean:.2f} +- {100 * error:.2f}" for mean, error in r["regret"].values())
+        print(f"| {name} | {median} ({low} to {high}) | {r['reached']:.0%} | {regrets} |", flush=True)
 
 
 def main() -> int:

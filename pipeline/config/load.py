@@ -198,6 +198,11 @@ def _override(data: dict, origins: Origins, text: str, mistakes: list[Mistake]) 
     origins[key.strip()] = "SET"
 
 
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings on top of others, by the rules of this module's head."""
+    return _merge(dict(base), dict(over))
+
+
 def nested(key: str, value: Any) -> dict[str, Any]:
     """`{"train": {"lr": 0.001}}` of `train.lr` and 0.001."""
     for part in reversed(key.split(".")):

@@ -35,8 +35,10 @@ class Parameter(Settings):
     @model_validator(mode="after")
     def _a_range_or_choices(self) -> "Parameter":
         if self.choices:
-            if given := {"low", "high", "log", "step", "per_batch"} & self.model_fields_set:
-                raise ValueError(f"choices and {', '.join(sorted(given))} do not go together")
+            of_ranges = {"low": self.low != "none", "high": self.high != "none", "log": self.log,
+                         "step": self.step != "off", "per_batch": self.per_batch != "off"}  # fmt: skip
+            if given := [name for name, is_given in of_ranges.items() if is_given]:
+                raise ValueError(f"choices and {', '.join(given)} do not go together")
             if len(self.choices) != len({repr(choice) for choice in self.choices}):
                 raise ValueError(f"choices {list(self.choices)} name one twice")
             return self
@@ -57,9 +59,10 @@ class Prune(Settings):
     """When a trial is given up. Only the seconds are saved: what it came to is kept and learnt from."""
 
     levels: Literal["both", "epochs", "folds", "off"] = "both"
-    # Within a fold: after each epoch a trial must be among this share of all that got there or fell before.
-    keep: Annotated[float, Field(gt=0, lt=1)] = 0.34
-    min_epochs: Annotated[int, Field(ge=1)] = 2  # never before: early scores say little of late ones
+    # Within a fold, after each epoch: given up where it would have to be luckier than earlier trials were, by so many
+    # standard deviations, to draw level with the best one.
+    margin: Positive = 4.0
+    min_epochs: Annotated[int, Field(ge=1)] = 2  # of a fold, before that
     # Across folds: one-sided p of Wilcoxon's signed-rank test against the best trial, fold by fold. Two folds can come
     # to .25 at best, so .26 may act after two; Optuna's default of .1 could not act before the fourth of five.
     p: Annotated[float, Field(gt=0, lt=1)] = 0.26

@@ -142,7 +142,7 @@ def _header(work: Work, study: Study, outcome: Outcome, chosen: Confirmed) -> st
         f"Command:    make train EXP={place}",
         f"Minutes:    {minutes:.1f} (as a trial)" if minutes else "Minutes:    as the experiment it builds on",
         f"Score:      {metric} {c.score_b:.4f} out of fold against {c.score_a:.4f}, both on {folds} and by fresh seeds",
-        f"From:       study {study.about.name}, trial {chosen.trial.number} of {len(study.trials)}; of the best {n} it is "
-        f"the best by fresh seeds ({', '.join(map(str, outcome.seeds))})",
+        f"From:       study {study.about.name}, trial {chosen.trial.number} of {len(study.trials)}, the best of {n} by "
+        f"fresh seeds ({', '.join(map(str, outcome.seeds))})",
     ]  # fmt: skip
     return "".join(f"# {line}\n" for line in lines)

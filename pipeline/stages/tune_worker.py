@@ -119,10 +119,12 @@ def _lr_range(work: Work, data: TrainingData, job: Job) -> dict[str, Any]:
     from pipeline.lr_range import find_lr_range
     from pipeline.model import pick_device
     from pipeline.stages.training import precision_of
+    from pipeline.train import out_of_memory_explained
 
     table = read_folds(Path(job["table"]))
     rows, _ = splits(table)[0].sides(table, data.image_ids)
     folder = Path(job["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     precision = precision_of(work, data.task, folder, tell=lambda verb, text: None)
-    return asdict(find_lr_range(data, rows, work.settings, precision, pick_device(work.settings.train.device)))
+    with out_of_memory_explained(work.settings.train):
+        return asdict(find_lr_range(data, rows, work.settings, precision, pick_device(work.settings.train.device)))

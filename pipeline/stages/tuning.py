@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 def tune(work: Work) -> Receipt:
     """Searches, chooses, reports. Leaves `tune-HASH/` with the report, and the experiment's `-tuned` file."""
-    settings = work.settings
+    settings, config = work.settings, work.settings.tune
     given = given_space(work)
     space = checked_space(work, given)  # what is wrong with it is told before anything is written
     check_rest(work, space)
@@ -63,7 +63,7 @@ def tune(work: Work) -> Receipt:
     if gone:
         say("tune", f"{written['file']} is gone")
     elif done := work.done("tune", inputs):
-        _tell_again(done)
+        _tell_again(done, config.hours != "off")
         return done
     work.check()
     started = time.perf_counter()
@@ -222,7 +222,9 @@ def _tell_end(outcome: Outcome, folder: Path, tuned: Mapping[str, str], work: Wo
         say("tune", "so no new experiment is written; FORCE=1 writes it all the same")
 
 
-def _tell_again(done: Receipt) -> None:
+def _tell_again(done: Receipt, is_timed: bool) -> None:
+    if is_timed:
+        say("tune", "FORCE=1 goes on with the study for as long again")
     for line in done.figures["verdict"]:
         say("tune", line)
     if done.figures["tuned"]:

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config.losses import LOSSES_OF
 from pipeline.config.settings import Experiment
 
-ADAPTIVE = ("adam", "lamb", "lion", "nadam", "radam", "adopt", "mars", "laprop", "adan", "novograd", "rmsprop", "muon")
+PLAIN = ("sgd", "momentum", "nesterov")  # what steps along the gradient as it is has one of these in its name
 LOSSES = {  # by kind of target, the usual ones first; with parameters that only they have
     "class": ("cross_entropy", "focal", "bce", "logit_adjustment"),
     "multilabel": ("bce", "focal"),
@@ -35,7 +35,7 @@ def default_space(settings: Experiment, n_rows: int) -> dict[str, list[dict[str,
 
 def is_adaptive(optimizer: str) -> bool:
     """Whether steps are divided by the size of the gradient: then rates are small, and grow by the batch's root."""
-    return any(word in optimizer.lower() for word in ADAPTIVE)
+    return not any(word in optimizer.lower() for word in PLAIN)
 
 
 def _loss(settings: Experiment) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import optuna
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import create_trial
 
 from pipeline.tune.prune import Trial, estimate
@@ -47,6 +47,5 @@ def _shares(having: list[tuple[Trial, float]], axes: list[Axis]) -> dict[str, fl
     names = [axis.name for axis in axes]
     if not names:
         return {}
-    evaluator = FanovaImportanceEvaluator(seed=0)
-    return {name: float(share) for name, share in
-            get_param_importances(study, evaluator=evaluator, params=names, normalize=False).items()}  # fmt: skip
+    shares = FanovaImportanceEvaluator(seed=0).evaluate(study, params=names)  # not made to add up to 1
+    return {name: float(share) for name, share in shares.items()}

@@ -17,10 +17,10 @@ from scipy.stats import wilcoxon
 
 from pipeline.config.tuning import Prune
 
-MIN_OTHERS = 4  # trials to be compared with: a third of three is one
+MIN_KNOWN = 4  # folds of earlier trials, before they say how much ground is made up, or how far folds lie apart
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """One setting and what is known of it. curves: scores by epoch of each fold, in the order they were trained."""
 
@@ -46,23 +46,51 @@ class Trial:
         return sum(map(len, self.curves.values()))
 
 
-def behind_within(trial: Trial, fold: int, others: Sequence[Trial], best: Trial, rule: Prune, sign: int) -> str:
-    """Why the trial is given up at the last epoch of its curve on `fold`; empty: it goes on.
+def behind_within(trial: Trial, others: Sequence[Trial], best: Trial, rule: Prune, sign: int) -> str:
+    """Why the trial is given up at the last epoch of its curves; empty: it goes on.
 
-    Successive halving's question (Jamieson & Talwalkar 2016, arXiv 1502.07943), asked at every epoch: is it among the
-    best `keep` of all that came so far, those counted that fell before?
+    Earlier trials say how much ground is usually made up from this epoch to a fold's last (mean and spread), and how
+    far the folds of one trial lie apart. Given up is what would have to be luckier than that by `margin` standard
+    deviations to draw level with the best trial. So late risers get the time that late risers were seen to need.
     """
-    epoch = len(trial.curves[fold])
-    if rule.levels not in ("both", "epochs") or epoch < rule.min_epochs:
+    if rule.levels not in ("both", "epochs"):
         return ""
-    own = _lead(trial, epoch, best, sign)
-    levels = [_lead(other, epoch, best, sign) for other in others if _counts(other, epoch) and other is not trial]
-    if own is None or len(levels) < MIN_OTHERS:
+    spread = fold_spread([other for other in others if other is not trial], best, sign)
+    if spread is None:
         return ""
-    n_better = sum(level is not None and level > own for level in levels)
-    if n_better < rule.keep * (len(levels) + 1):
+    ahead, variance, at = [], 0.0, ""
+    for fold, curve in trial.curves.items():
+        lead = _lead(curve, fold, len(curve), best, sign)
+        if lead is None:
+            continue
+        gain, doubt = (0.0, 0.0)
+        if fold not in trial.done and len(curve) < trial.n_epochs:
+            known = _comebacks(others, trial, len(curve), best, sign)
+            if len(curve) < rule.min_epochs or len(known) < MIN_KNOWN:
+                return ""
+            gain, doubt = float(np.mean(known)), float(np.var(known, ddof=1))
+        ahead.append(lead + gain)
+        variance += doubt + spread**2
+        at = f"fold {fold}, epoch {len(curve)}"
+    if not ahead:
         return ""
-    return f"fold {fold}, epoch {epoch}: behind {n_better} of {len(levels)} trials at the same epoch"
+    expected, sd = float(np.mean(ahead)), math.sqrt(variance) / len(ahead)
+    if expected + rule.margin * sd >= 0:
+        return ""
+    far = f", {-expected / sd:.1f} standard deviations" if sd else ""
+    return f"{at}: would end {-expected:.4f} behind trial {best.number}{far}"
+
+
+def fold_spread(trials: Sequence[Trial], best: Trial, sign: int) -> float | None:
+    """Standard deviation of a trial's leads over the best one from fold to fold, over all trials; None: too few."""
+    squares, freedom = 0.0, 0
+    for trial in trials:
+        leads = [_lead(trial.curves[fold], fold, len(trial.curves[fold]), best, sign) for fold in sorted(trial.done)]
+        known = [lead for lead in leads if lead is not None]
+        if trial is not best and len(known) >= 2:
+            squares += float(np.var(known)) * len(known)
+            freedom += len(known) - 1
+    return math.sqrt(squares / freedom) if freedom >= MIN_KNOWN else None
 
 
 def behind_across(trial: Trial, best: Trial, rule: Prune, sign: int) -> str:
@@ -100,14 +128,20 @@ def best_of(trials: Sequence[Trial], sign: int) -> Trial | None:
     return max(finished, key=lambda trial: (sign * (trial.value or 0.0), -trial.number), default=None)
 
 
-def _counts(other: Trial, epoch: int) -> bool:
-    """Whether a trial says something of this epoch: it got there, or fell before."""
-    reached = any(len(curve) >= epoch for curve in other.curves.values())
-    return reached or other.state == "pruned" or (other.state == "failed" and bool(other.curves))
+def _comebacks(others: Sequence[Trial], trial: Trial, epoch: int, best: Trial, sign: int) -> list[float]:
+    """How much of its lead each fold of each other trial gained between this epoch and its last."""
+    found = []
+    for other in others:
+        if other in (trial, best) or other.n_epochs != trial.n_epochs:
+            continue
+        for fold in sorted(other.done):
+            early, late = (_lead(other.curves[fold], fold, at, best, sign) for at in (epoch, len(other.curves[fold])))
+            if early is not None and late is not None and len(other.curves[fold]) > epoch:
+                found.append(late - early)
+    return found
 
 
-def _lead(trial: Trial, epoch: int, best: Trial, sign: int) -> float | None:
-    """Mean over the folds that reached the epoch of the lead over the best trial there; None: none did."""
-    leads = [sign * (curve[epoch - 1] - best.curves[fold][epoch - 1]) for fold, curve in trial.curves.items()
-             if len(curve) >= epoch and len(best.curves.get(fold, ())) >= epoch]  # fmt: skip
-    return float(np.mean(leads)) if leads and math.isfinite(sum(leads)) else None
+def _lead(curve: Sequence[float], fold: int, epoch: int, best: Trial, sign: int) -> float | None:
+    """Over the best trial at the same epoch of the same fold; None where one of them did not get there."""
+    of_best = best.curves.get(fold, ())
+    return sign * (curve[epoch - 1] - of_best[epoch - 1]) if len(curve) >= epoch and len(of_best) >= epoch else None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.config.load import nested
+from pipeline.config.load import merged, nested
 from pipeline.config.mistakes import Mistakes
 from pipeline.config.settings import Experiment, fingerprint
 from pipeline.config.tuning import SEARCHED
@@ -66,7 +66,7 @@ class Space:
         raw: dict[str, Any] = {}
         changes: dict[str, Any] = {}
         for axis in self.axes:
-            if self._applies(axis, changes):
+            if axis.key not in changes and self._applies(axis, changes):
                 raw[axis.name] = suggest(axis)
                 changes[axis.key] = self.value(axis, raw[axis.name])
         return raw
@@ -76,7 +76,8 @@ class Space:
         changes = {axis.key: self.value(axis, raw[axis.name]) for axis in self.axes if axis.name in raw}
         for axis in self.axes:
             if axis.name in raw and axis.per_batch != "off":
-                changes[axis.key] = rounded(float(raw[axis.name]) * self._batch_factor(axis, changes))
+                value = float(raw[axis.name]) * self._batch_factor(axis, changes)
+                changes[axis.key] = self._as_written(axis, value)
         return changes
 
     def settings(self, raw: Mapping[str, Any]) -> Experiment:
@@ -130,13 +131,19 @@ class Space:
     def _applies(self, axis: Axis, changes: Mapping[str, Any]) -> bool:
         data = self._base_data
         for key, value in changes.items():
-            data = _over(data, nested(key, value))
+            data = merged(data, nested(key, value))
         return holds(axis, data)
 
     def value(self, axis: Axis, raw: Any) -> Any:
         if axis.kind == "choice":
             return axis.choices[axis.encoded.index(raw)]
-        return int(raw) if axis.kind == "int" else rounded(float(raw))
+        return int(raw) if axis.kind == "int" else self._as_written(axis, float(raw))
+
+    def _as_written(self, axis: Axis, value: float) -> float:
+        """Rounded, but for the experiment's own value, which may have more digits."""
+        own = at(self._base_data, axis.key)
+        is_own = isinstance(own, int | float) and abs(value - own) <= 1e-12 * abs(own)
+        return float(own) if is_own else rounded(value)
 
     def _batch_factor(self, axis: Axis, changes: Mapping[str, Any]) -> float:
         train = self.base.train
@@ -165,15 +172,12 @@ def at(data: Any, key: str) -> Any:
 
 
 def holds(axis: Axis, data: Mapping[str, Any]) -> bool:
-    return all(at(data, key) in values for key, values in axis.when)
+    return all(any(alike(at(data, key), value) for value in values) for key, values in axis.when)
 
 
-def _over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = _over(out[key], value) if both else value
-    return out
+def alike(one: Any, other: Any) -> bool:
+    """Equal, and both truths or neither: 0 and 0.0 are one number, and no `false`."""
+    return isinstance(one, bool) == isinstance(other, bool) and one == other
 
 
 def _leaves(value: Any) -> list[Any]:
@@ -184,5 +188,4 @@ def _is_within(choice: Any, value: Any) -> bool:
     """Whether the settings say all that the choice says."""
     if isinstance(choice, Mapping):
         return isinstance(value, Mapping) and all(k in value and _is_within(v, value[k]) for k, v in choice.items())
-    same_kind = isinstance(choice, bool) == isinstance(value, bool)
-    return same_kind and (choice == value)
+    return alike(choice, value)

@@ -8,6 +8,7 @@ range are taken.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin
 
@@ -15,7 +16,7 @@ from pipeline.config.explain import section_classes
 from pipeline.config.mistakes import Mistake, Mistakes, nearest
 from pipeline.config.settings import Experiment
 from pipeline.config.tuning import SEARCHED, Parameter
-from pipeline.tune.space import Axis, Build, Space, at
+from pipeline.tune.space import Axis, Build, Space, alike, at
 
 FIXED = {  # keys that may not vary, and why
     "train.seeds": "the search gives every trial the experiment's own seeds, and the choice fresh ones",
@@ -31,6 +32,9 @@ def make_space(space: Mapping[str, Sequence[Parameter]], base: Experiment, build
         if wrong := _unknown(key):
             mistakes.append(Mistake(f"tune.space.{key}", *wrong, "tune.space keys"))
             continue
+        if len(parameters) > 1 and not all(parameter.when for parameter in parameters):
+            found, valid = "has several ranges, and one of them has no condition", "valid: `when` in each of them"
+            mistakes.append(Mistake(f"tune.space.{key}", found, valid, "tune.space keys"))
         for parameter in parameters:
             axis = _axis(key, parameter, len(parameters) > 1)
             axes.append(axis)
@@ -39,12 +43,12 @@ def make_space(space: Mapping[str, Sequence[Parameter]], base: Experiment, build
     for axis in axes:
         mistakes += [m for key, values in axis.when for m in _check_condition(axis, key, values, known, base)]
     ordered = _in_order(axes, mistakes)
-    if not mistakes:
-        found = Space(ordered, base, build)
-        mistakes += [m for axis in ordered for m in _refused(axis, found, build)]
-        if not mistakes:
-            return found
-    raise Mistakes(mistakes)
+    found = Space(ordered, base, build)
+    in_order = len(ordered) == len(axes)  # else conditions go in a circle, and have no end
+    mistakes += [m for axis in ordered if in_order for m in _refused(axis, found, build)]
+    if mistakes:
+        raise Mistakes(mistakes)
+    return found
 
 
 def _axis(key: str, parameter: Parameter, is_one_of_several: bool) -> Axis:
@@ -58,6 +62,8 @@ def _axis(key: str, parameter: Parameter, is_one_of_several: bool) -> Axis:
     step = 0.0 if parameter.step == "off" else parameter.step
     step = 1.0 if kind == "int" and not step and not parameter.log else step
     low, high = float(parameter.low), float(parameter.high)
+    if step:  # a range ends at its last step
+        high = round(low + step * math.floor((high - low) / step + 1e-9), 12)
     return Axis(name, key, kind, low, high, parameter.log, step, parameter.per_batch, when=when)
 
 
@@ -97,6 +103,9 @@ def _unknown(key: str) -> tuple[str, str] | None:
     section = key.split(".")[0]
     if key in FIXED:
         return "may not vary", f"valid: other keys; {FIXED[key]}"
+    if key in SEARCHED:
+        told = f"whole sections may not vary, and {key} has keys that may not ({', '.join(FIXED)})"
+        return told if key == "train" else "whole sections may not vary", "valid: keys within it"
     if section not in SEARCHED:
         told = "may not vary" if section in Experiment.model_fields else f"unknown key{nearest(section, SEARCHED)}"
         return told, f"valid: keys of {', '.join(SEARCHED)}"
@@ -138,7 +147,7 @@ def _check_condition(
             return [Mistake(where, f"{key} is a range", "valid: a key with choices", "tune.space keys")]
         rest = key.removeprefix(parent.key).removeprefix(".")
         possible += [at(choice, rest) if rest else choice for choice in parent.choices]
-    if set(map(repr, possible)) & set(map(repr, values)):
+    if any(alike(one, other) for one in possible for other in values):
         return []
     names = ", ".join(dict.fromkeys(map(str, possible)))
     return [Mistake(where, f"{key}={'|'.join(map(str, values))} never holds", f"valid: {names}", "tune.space values")]
@@ -148,7 +157,7 @@ def _in_order(axes: Sequence[Axis], mistakes: list[Mistake]) -> list[Axis]:
     """Each behind what it depends on; and what an effective batch is made of before the rate, to be read so."""
     left, ordered = list(axes), []
     while left:
-        free = [a for a in left if not any(_depends(a, other) for other in left if other is not a)]
+        free = [a for a in left if not any(_depends(a, other) for other in left if other is not a or _names_itself(a))]
         if not free:
             names = ", ".join(axis.key for axis in left)
             mistakes.append(Mistake("tune.space", f"conditions go in a circle ({names})", "valid: a chain that ends",
@@ -157,6 +166,10 @@ def _in_order(axes: Sequence[Axis], mistakes: list[Mistake]) -> list[Axis]:
         ordered += free
         left = [axis for axis in left if axis not in free]
     return ordered
+
+
+def _names_itself(axis: Axis) -> bool:
+    return any(key == axis.key or key.startswith(f"{axis.key}.") for key, _ in axis.when)
 
 
 def _depends(axis: Axis, other: Axis) -> bool:
@@ -190,7 +203,7 @@ def _conditions(axis: Axis, axes: Sequence[Axis]) -> dict[str, Any]:
         for parent in axes:
             if key == parent.key or key.startswith(f"{parent.key}."):
                 rest = key.removeprefix(parent.key).removeprefix(".")
-                offered = [c for c in parent.choices if (at(c, rest) if rest else c) in values]
+                offered = [c for c in parent.choices if any(alike(at(c, rest) if rest else c, v) for v in values)]
                 if offered:
                     changes = _conditions(parent, axes) | changes | {parent.key: offered[0]}
                     break

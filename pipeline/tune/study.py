@@ -185,7 +185,7 @@ class Study:
         best = self.best
         if best is None or trial.is_baseline:
             return ""
-        return behind_within(trial, fold, self.trials, best, self.config.prune, self.about.sign)
+        return behind_within(trial, self.trials, best, self.config.prune, self.about.sign)
 
     def between_folds(self, trial: Trial) -> str:
         """Why the trial is given up after a fold, or empty."""
