@@ -247,6 +247,8 @@ class Study:
                     continue
                 settings = Experiment.model_validate({**dump, **attrs["settings"]})
                 is_baseline = searched(settings) == searched(self.space.base)
+                if is_baseline and frozen.state != TrialState.COMPLETE:
+                    continue  # given up where it was one of many; all is compared with it here, so it is trained whole
                 raw = self.space.point(settings)
                 if raw is None and not is_baseline:
                     continue

@@ -74,13 +74,13 @@ def test_given_up_is_what_would_have_to_be_luckier_than_the_margin(sign, margin)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("first", [0.1, 0.0, -0.05])
-def test_the_folds_before_count_with_what_they_came_to(sign, first):
+@pytest.mark.parametrize("before", [0.1, 0.0, -0.05])
+def test_the_folds_before_count_with_what_they_came_to(sign, before):
     """The mean of two folds, of which the first has no more to make up: sd = sqrt(.0009 + .0009 + .00012) / 2."""
     sd = (0.0009 + 0.0009 + 0.00012) ** 0.5 / 2
-    edge = 2 * (-2 * sd) - first - 0.05
+    edge = 2 * (-2 * sd) - before - 0.05
     for above, goes_on in ((1e-6, True), (-1e-6, False)):
-        own = trial(99, {2: curve(first, fold=2, sign=sign), 0: curve(edge + above, 2, 0, sign)}, "running", done=[2])
+        own = trial(99, {2: curve(before, fold=2, sign=sign), 0: curve(edge + above, 2, 0, sign)}, "running", done=[2])
         told = why(own, known(sign), RULE, sign)
         assert told == "" if goes_on else told.startswith("fold 0, epoch 2: would end")
 
