@@ -7,11 +7,13 @@ drawn anew, and compared in pairs on the same rows and folds the luck of the spl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from pipeline.compare import Comparison, compare
 from pipeline.tune.prune import Trial
@@ -46,19 +48,54 @@ def choose(
     metric: str,
     kind: str,
     sign: int,
+    same_folds: bool = True,
 ) -> list[Confirmed]:
     """The baseline, then the others, of which the best by fresh seeds is the chosen one, whether or not it is better.
 
-    Its interval is the baseline's difference at a level that holds for all of them at once, since it was picked.
+    Intervals are of the difference from the baseline, at a level that holds for all at once, since one is picked. They
+    hold two kinds of luck: which rows there are (resampled by groups), and how the same settings come out by another
+    seed, which on few rows and few epochs is the larger one.
     """
     level = 1 - (1 - LEVEL) / max(len(others), 1)
-    results = [(t, compare(baseline[1], oof, group_of, metric, kind, level=level)) for t, oof in others]
-    if not results:
+    compared = [(t, compare(baseline[1], oof, group_of, metric, kind, level=level)) for t, oof in others]
+    if not compared:
         return []
+    noise, freedom = seed_noise(baseline[0], compared, sign) if same_folds else fold_noise(compared)
+    reach = float(student.ppf((1 + level) / 2, freedom)) * noise
+    results = [(t, _widened(c, reach / math.sqrt(len(c.by_fold)))) for t, c in compared]
     best = max(range(len(results)), key=lambda i: (sign * results[i][1].score_b, -i))
     return [Confirmed(baseline[0], results[0][1].score_a, None)] + [
         Confirmed(trial, comparison.score_b, comparison, i == best) for i, (trial, comparison) in enumerate(results)
     ]
+
+
+def seed_noise(baseline: Trial, compared: Sequence[tuple[Trial, Comparison]], sign: int) -> tuple[float, int]:
+    """(standard deviation of one fold's difference from the baseline from seed to seed, its degrees of freedom)
+
+    From the search's seed and the fresh ones, fold by fold, over all that were trained again; two draws differ by twice
+    the variance of one.
+    """
+    squares = [
+        (sign * (trial.curves[fold][-1] - baseline.curves[fold][-1]) - fresh) ** 2 / 2
+        for trial, comparison in compared
+        for fold, fresh in comparison.by_fold.items()
+        if trial.curves.get(fold) and baseline.curves.get(fold)
+    ]
+    return (math.sqrt(sum(squares) / len(squares)), len(squares)) if squares else (0.0, 1)
+
+
+def fold_noise(compared: Sequence[tuple[Trial, Comparison]]) -> tuple[float, int]:
+    """The same where the folds are not the search's: from fold to fold, which is rather too much than too little."""
+    apart = [float(np.var(list(c.by_fold.values()), ddof=1)) for _, c in compared if len(c.by_fold) > 1]
+    freedom = sum(len(c.by_fold) - 1 for _, c in compared)
+    return (math.sqrt(sum(apart) / len(apart)), freedom) if apart else (0.0, 1)
+
+
+def _widened(c: Comparison, reach: float) -> Comparison:
+    """With an independent error of so much added to either side."""
+    low, high = (c.difference - math.hypot(c.difference - c.low, reach), c.difference + math.hypot(
+        c.high - c.difference, reach))  # fmt: skip
+    return replace(c, low=low, high=high)
 
 
 def verdict(confirmed: Sequence[Confirmed], metric: str, experiment: str, fresh_folds: bool) -> list[str]:

@@ -175,3 +175,43 @@ def test_a_trial_that_answers_as_the_experiment_does_is_no_gain():
     confirmed = chosen_of([same, same], "macro_f1", 1)
     assert confirmed[1].is_chosen and not confirmed[1].is_better
     assert verdict(confirmed, "macro_f1", "own", False)[0].startswith("nothing beyond noise: trial 1 comes to +0.0000")
+
+
+def by_seed(rng: np.random.Generator, targets: np.ndarray, skill: np.ndarray, noise: float) -> pd.DataFrame:
+    """What one training comes to: groups that it would get right anyway, and in each fold a luck of its own."""
+    luck = noise * rng.normal(size=5)[GROUPS % 5]
+    return table(targets, skill + luck > 0)
+
+
+def false_gains(noise: float, same_folds: bool) -> tuple[float, float]:
+    """Share of searches among equals that find a gain: (with what seeds do to a score in the interval, without)."""
+    rng = np.random.default_rng(5)
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for _ in range(60):
+        targets, skill = rng.integers(2, size=len(GROUPS)), rng.normal(0.5, 1, N_GROUPS)[GROUPS]
+        trials, fresh = [], []
+        for number in range(4):
+            own = trial(number)
+            own.done = set(range(5))
+            first = by_seed(rng, targets, skill, noise)
+            of_fold = {f: first[first["fold"] == f] for f in range(5)}
+            own.curves = {f: [float(np.mean((t["p_1"] > 0.5) == t["target"]))] for f, t in of_fold.items()}
+            trials.append(own)
+            fresh.append(by_seed(rng, targets, skill, noise))
+        for knows in (True, False):
+            for own in trials:
+                own.curves = own.curves if knows else {}
+            if not knows and not same_folds:
+                break
+            pairs = list(zip(trials, fresh, strict=True))
+            confirmed = choose(pairs[0], pairs[1:], GROUP_OF, "accuracy", "class", 1, same_folds)
+            found[knows].append(any(c.is_chosen and c.is_better for c in confirmed))
+    return float(np.mean(found[True])), float(np.mean(found[False] or [1]))
+
+
+def test_what_another_seed_does_to_a_score_is_in_the_interval(monkeypatch):
+    """Rows alone would call equals a gain where trainings differ from seed to seed by more than rows do."""
+    monkeypatch.setattr(pipeline.compare, "N_RESAMPLES", 120)
+    knowing, ignorant = false_gains(0.6, same_folds=True)
+    assert knowing <= 0.05 < ignorant
+    assert false_gains(0.6, same_folds=False)[0] <= 0.05

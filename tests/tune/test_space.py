@@ -111,6 +111,8 @@ WRONG = [
     ({"train.loss.name": {**LOSSES, "when": FOCAL}}, ["circle", "train.loss.name"]),
     ({"train": {"choices": [{"seeds": [1]}, {"seeds": [2]}]}}, ["tune.space.train", "seeds", "may not vary"]),
     ({"train.lr": [RANGE, {"low": 0.2, "high": 0.9}]}, ["tune.space.train.lr"]),  # which of the two is meant?
+    ({"train.loss.name": LOSSES, "train.lr": [{**RANGE, "when": FOCAL}, {"low": 0.2, "high": 0.9, "when": FOCAL}]},
+     ["tune.space.train.lr"]),
 ]  # fmt: skip
 
 
@@ -284,6 +286,17 @@ def test_a_condition_on_what_another_choice_takes_away_does_not_hold(make):
         frozenset({("train.loss.name", "focal"), ("train.loss.gamma", 1.0)}): False,
         frozenset({("train.loss.name", "focal"), ("train.loss.gamma", 2.0)}): True,
     }
+
+
+def test_a_condition_on_what_another_choice_brings_holds(make):
+    """A step has no warm-up by default, as little as the experiment's own cosine."""
+    space = make(
+        {"train.schedule.name": SCHEDULES, "augment.mixup": {**RANGE, "when": {"train.schedule.warmup_epochs": 0.0}}}
+    )
+    suggest = at_random(np.random.default_rng(2))
+    for _ in range(10):
+        raw = space.draw(suggest)
+        assert space.settings(raw).train.schedule.warmup_epochs == 0 and "augment.mixup" in raw
 
 
 def test_log_ranges_are_uniform_in_the_logarithm_and_keep_four_digits(make):
