@@ -198,7 +198,7 @@ def with_optuna(pruner_of) -> object:
         sampler = optuna.samplers.TPESampler(seed=seed)
         study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner_of(optuna))
         epochs, trace, paid, whole = 0, [], {}, {}
-        for _ in range(400):
+        for _ in range(200):
             trial = study.ask(distributions())
             setting, pruned, step = index_of(trial.params), False, 0
             for curve in table.curves[setting]:
@@ -306,7 +306,7 @@ AGAIN = "Podium, best 3 trained again"  # the same search, with the epochs of th
 
 
 WITHIN = 0.005  # of the table's best, in macro F1
-BUDGETS = (240, 480, 960, 1440)  # epochs; a whole setting has 40
+BUDGETS = (240, 480, 720, 960)  # epochs; a whole setting has 40
 
 
 def with_the_choice(trace: Trace, table: Table) -> Trace:

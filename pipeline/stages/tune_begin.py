@@ -17,7 +17,7 @@ from pipeline.atomic import atomic
 from pipeline.competition.labels import check_label_bounds
 from pipeline.config.load import load
 from pipeline.config.mistakes import Mistake, Mistakes
-from pipeline.config.settings import ROOT, Experiment, fingerprint
+from pipeline.config.settings import Experiment, fingerprint
 from pipeline.config.tuning import SEARCHED, Parameter
 from pipeline.stages.data import other_folds
 from pipeline.work import Work, say
@@ -46,7 +46,7 @@ def checked_space(work: Work, given: Mapping[str, tuple[Parameter, ...]]) -> Spa
     from pipeline.tune.space_checks import make_space
 
     def build(changes: Mapping[str, Any]) -> Experiment:
-        settings = load(ROOT / work.experiment, work.overrides, changes)[0]
+        settings = load(work.experiment, work.overrides, changes)[0]
         if wrong := check_label_bounds(settings.competition, settings.train.label_bounds):
             raise Mistakes(wrong)
         return settings

@@ -104,10 +104,13 @@ def write_tuned(work: Work, study: Study, outcome: Outcome, chosen: Confirmed, b
 
     before: figures of that search, with the file's name and hash. Nobody's own file is ever replaced.
     """
-    own = ROOT / work.experiment
+    own = Path(work.experiment)  # as `load` finds it
+    own = (own if own.is_file() else ROOT / own).absolute()
     data = differences([text for text in work.overrides if not text.startswith("tune.")], chosen.trial.changes)
-    text = _header(work, study, outcome, chosen) + yaml.safe_dump({"base": own.name, **data}, sort_keys=False)
     place = _place(own, before)
+    text = _header(work, study, outcome, chosen, shown(place)) + yaml.safe_dump(
+        {"base": own.name, **data}, sort_keys=False
+    )
     with atomic(place) as temporary:
         temporary.write_text(text, encoding="utf-8")
     made = load(place)[0]
@@ -126,12 +129,11 @@ def _place(own: Path, before: Mapping[str, Any]) -> Path:
         number += 1
 
 
-def _header(work: Work, study: Study, outcome: Outcome, chosen: Confirmed) -> str:
+def _header(work: Work, study: Study, outcome: Outcome, chosen: Confirmed, place: str) -> str:
     """Hypothesis, command, minutes and score, as every experiment opens; and where it comes from."""
     c = chosen.comparison
     assert c is not None
     metric, base = work.competition.metric, work.experiment or work.name
-    place = f"experiments/{Path(base).stem}-tuned.yaml"
     gain = f"{metric} {c.difference:+.4f} (95 % interval {c.low:+.4f} to {c.high:+.4f})"
     told = "better by more than noise" if chosen.is_better else "NOT better by more than noise, written on request"
     folds = "other folds" if work.settings.tune.confirm.folds == "fresh" else "the same folds"

@@ -166,7 +166,7 @@ def _confirm(at: Search, pool: Pool) -> Outcome:
     if not trained or trained[0][0] is not baseline:
         return Outcome([], verdict([], at.metric[0], work.name, False), "", seeds)
     group_of = dict(zip(table["image_id"], table["group"], strict=True))
-    confirmed = choose(trained[0], trained[1:], group_of, *at.metric, sign, at.fresh_table == at.table)
+    confirmed = choose(trained[0], trained[1:], group_of, *at.metric, sign)
     words = verdict(confirmed, at.metric[0], work.experiment or work.name, config.folds == "fresh")
     return Outcome(confirmed, words, optimism(confirmed, sign), seeds)
 

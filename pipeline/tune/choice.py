@@ -48,7 +48,6 @@ def choose(
     metric: str,
     kind: str,
     sign: int,
-    same_folds: bool = True,
 ) -> list[Confirmed]:
     """The baseline, then the others, of which the best by fresh seeds is the chosen one, whether or not it is better.
 
@@ -60,7 +59,7 @@ def choose(
     compared = [(t, compare(baseline[1], oof, group_of, metric, kind, level=level)) for t, oof in others]
     if not compared:
         return []
-    noise, freedom = seed_noise(baseline[0], compared, sign) if same_folds else fold_noise(compared)
+    noise, freedom = seed_noise(baseline[0], compared, sign)
     reach = float(student.ppf((1 + level) / 2, freedom)) * noise
     results = [(t, _widened(c, reach / math.sqrt(len(c.by_fold)))) for t, c in compared]
     best = max(range(len(results)), key=lambda i: (sign * results[i][1].score_b, -i))
@@ -73,7 +72,8 @@ def seed_noise(baseline: Trial, compared: Sequence[tuple[Trial, Comparison]], si
     """(standard deviation of one fold's difference from the baseline from seed to seed, its degrees of freedom)
 
     From the search's seed and the fresh ones, fold by fold, over all that were trained again; two draws differ by twice
-    the variance of one.
+    the variance of one. Where the choice is made on other folds, their rows differ as well, and the interval is rather
+    too wide than too narrow.
     """
     squares = [
         (sign * (trial.curves[fold][-1] - baseline.curves[fold][-1]) - fresh) ** 2 / 2
@@ -82,13 +82,6 @@ def seed_noise(baseline: Trial, compared: Sequence[tuple[Trial, Comparison]], si
         if trial.curves.get(fold) and baseline.curves.get(fold)
     ]
     return (math.sqrt(sum(squares) / len(squares)), len(squares)) if squares else (0.0, 1)
-
-
-def fold_noise(compared: Sequence[tuple[Trial, Comparison]]) -> tuple[float, int]:
-    """The same where the folds are not the search's: from fold to fold, which is rather too much than too little."""
-    apart = [float(np.var(list(c.by_fold.values()), ddof=1)) for _, c in compared if len(c.by_fold) > 1]
-    freedom = sum(len(c.by_fold) - 1 for _, c in compared)
-    return (math.sqrt(sum(apart) / len(apart)), freedom) if apart else (0.0, 1)
 
 
 def _widened(c: Comparison, reach: float) -> Comparison:

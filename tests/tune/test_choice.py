@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 from sklearn import metrics as sk
 
 import pipeline.compare
@@ -99,19 +100,41 @@ def test_the_best_by_fresh_seeds_is_chosen_and_not_the_best_of_the_study():
     assert [c.trial.number for c in tie if c.is_chosen] == [1]
 
 
+def in_study(number: int, scores: Sequence[float]) -> Trial:
+    """A trial of the search with its folds' last scores."""
+    found = trial(number)
+    found.curves = {fold: [0.0, score] for fold, score in enumerate(scores)}
+    found.done = set(found.curves)
+    return found
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_intervals_hold_for_all_at_once(n):
-    """Bonferroni: each at 95 %, 97.5 %, 98.33 %; so the interval of the same trial grows with its company."""
+@pytest.mark.parametrize("sign", [1, -1])
+def test_intervals_hold_for_all_at_once_and_both_kinds_of_luck(n, sign):
+    """Rows: Bonferroni's 95 %, 97.5 %, 98.33 %. Seeds: by each fold, the study's difference against the fresh one."""
     rng = np.random.default_rng(3)
+    metric = "accuracy" if sign > 0 else "log_loss"
     targets = rng.integers(2, size=len(GROUPS))
-    tables = [table(targets, lucky(rng)) for _ in range(4)]
-    confirmed = chosen_of(tables[: n + 1], "accuracy", 1)
+    tables = [table(targets, lucky(rng)) for _ in range(n + 1)]
+    trials = [in_study(i, rng.normal(0.7, 0.05, 5)) for i in range(n + 1)]
+    confirmed = choose(
+        (trials[0], tables[0]), list(zip(trials[1:], tables[1:], strict=True)), GROUP_OF, metric, "class", sign
+    )
     level = {1: 0.95, 2: 0.975, 3: 1 - 0.05 / 3}[n]
-    for c, oof in zip(confirmed[1:], tables[1:], strict=False):
-        assert c.comparison == compare(tables[0], oof, GROUP_OF, "accuracy", "class", level=level)
-        alone = compare(tables[0], oof, GROUP_OF, "accuracy", "class")
-        assert (c.comparison.high - c.comparison.low > alone.high - alone.low) == (n > 1)
-    assert ("at once" in verdict(confirmed, "accuracy", "own", False)[0]) == (n > 1)
+    by_rows = [compare(tables[0], oof, GROUP_OF, metric, "class", level=level) for oof in tables[1:]]
+    gaps = [sign * (t.curves[fold][-1] - trials[0].curves[fold][-1]) - c.by_fold[fold]
+            for t, c in zip(trials[1:], by_rows, strict=True) for fold in range(5)]  # fmt: skip
+    noise = (np.square(gaps).sum() / 2 / (5 * n)) ** 0.5  # of one draw, when two lie so far apart
+    reach = stats.t.ppf(1 - (1 - level) / 2, 5 * n) * noise / 5**0.5
+    for c, rows in zip(confirmed[1:], by_rows, strict=True):
+        assert c.comparison.difference == rows.difference and c.comparison.by_fold == rows.by_fold
+        assert rows.difference - c.comparison.low == pytest.approx(
+            ((rows.difference - rows.low) ** 2 + reach**2) ** 0.5
+        )
+        assert c.comparison.high - rows.difference == pytest.approx(
+            ((rows.high - rows.difference) ** 2 + reach**2) ** 0.5
+        )
+    assert ("at once" in verdict(confirmed, metric, "own", False)[0]) == (n > 1)
 
 
 def test_noise_is_told_with_what_could_have_been_seen():
@@ -183,7 +206,7 @@ def by_seed(rng: np.random.Generator, targets: np.ndarray, skill: np.ndarray, no
     return table(targets, skill + luck > 0)
 
 
-def false_gains(noise: float, same_folds: bool) -> tuple[float, float]:
+def false_gains(noise: float, shuffled: bool) -> tuple[float, float]:
     """Share of searches among equals that find a gain: (with what seeds do to a score in the interval, without)."""
     rng = np.random.default_rng(5)
     found: dict[bool, list[bool]] = {True: [], False: []}
@@ -197,21 +220,36 @@ def false_gains(noise: float, same_folds: bool) -> tuple[float, float]:
             of_fold = {f: first[first["fold"] == f] for f in range(5)}
             own.curves = {f: [float(np.mean((t["p_1"] > 0.5) == t["target"]))] for f, t in of_fold.items()}
             trials.append(own)
-            fresh.append(by_seed(rng, targets, skill, noise))
+            again = by_seed(rng, targets, skill, noise)
+            fresh.append(again.assign(fold=(again["fold"] * 2 + 1) % 5) if shuffled else again)
         for knows in (True, False):
             for own in trials:
                 own.curves = own.curves if knows else {}
-            if not knows and not same_folds:
-                break
             pairs = list(zip(trials, fresh, strict=True))
-            confirmed = choose(pairs[0], pairs[1:], GROUP_OF, "accuracy", "class", 1, same_folds)
+            confirmed = choose(pairs[0], pairs[1:], GROUP_OF, "accuracy", "class", 1)
             found[knows].append(any(c.is_chosen and c.is_better for c in confirmed))
-    return float(np.mean(found[True])), float(np.mean(found[False] or [1]))
+    return float(np.mean(found[True])), float(np.mean(found[False]))
 
 
 def test_what_another_seed_does_to_a_score_is_in_the_interval(monkeypatch):
     """Rows alone would call equals a gain where trainings differ from seed to seed by more than rows do."""
     monkeypatch.setattr(pipeline.compare, "N_RESAMPLES", 120)
-    knowing, ignorant = false_gains(0.6, same_folds=True)
+    knowing, ignorant = false_gains(0.6, shuffled=False)
     assert knowing <= 0.05 < ignorant
-    assert false_gains(0.6, same_folds=False)[0] <= 0.05
+    assert false_gains(0.6, shuffled=True)[0] <= 0.05  # the choice on other folds than the search's
+
+
+def test_a_gain_that_seeds_do_not_shake_is_found(monkeypatch):
+    monkeypatch.setattr(pipeline.compare, "N_RESAMPLES", 400)
+    rng = np.random.default_rng(6)
+    targets = rng.integers(2, size=len(GROUPS))
+    skills = [rng.normal(mean, 1, N_GROUPS)[GROUPS] for mean in (0.2, 1.5)]
+    pairs = []
+    for number, skill in enumerate(skills):
+        own, first = trial(number), by_seed(rng, targets, skill, 0.2)
+        of_fold = {f: first[first["fold"] == f] for f in range(5)}
+        own.curves = {f: [float(np.mean((t["p_1"] > 0.5) == t["target"]))] for f, t in of_fold.items()}
+        pairs.append((own, by_seed(rng, targets, skill, 0.2)))
+    [_, better] = choose(pairs[0], pairs[1:], GROUP_OF, "accuracy", "class", 1)
+    rows_alone = compare(pairs[0][1], pairs[1][1], GROUP_OF, "accuracy", "class")
+    assert better.is_better and better.comparison.low < rows_alone.low

@@ -442,6 +442,19 @@ def test_conditions_are_drawn_after_what_they_are_on_however_the_keys_stand(make
             assert place[on] < place[key]
 
 
+def test_a_value_within_a_section_is_kept_beside_another_kind_of_it(make):
+    """Without `when`, and before the key that replaces the section: every kind has a warm-up of its own."""
+    space = make({"train.schedule.warmup_epochs": {"low": 1, "high": 2}, "train.schedule.name": SCHEDULES})
+    suggest = at_random(np.random.default_rng(6))
+    names = set()
+    for _ in range(10):
+        raw = space.draw(suggest)
+        schedule = space.settings(raw).train.schedule
+        assert schedule.warmup_epochs == pytest.approx(raw["train.schedule.warmup_epochs"], rel=1e-3)
+        names.add(schedule.name)
+    assert names == {"cosine", "step"}
+
+
 def test_spaces_are_told_apart_by_their_hash(make):
     lr = {"low": 1e-4, "high": 1e-2, "log": True}
     space = {"train.lr": lr, "train.loss.name": LOSSES, "train.loss.gamma": {"low": 1.0, "high": 2.0, "when": FOCAL}}

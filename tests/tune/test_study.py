@@ -237,7 +237,7 @@ def test_trials_given_up_early_teach_as_well(make, journal):
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_where_trials_fail_it_goes_seldom(make, journal, sign):
-    """Above a rate of .003, three of eight at random: to fail is worse than any score, positive or negative."""
+    """Above a rate of .003, three of eight at random: to fail is worse than any score and any loss."""
     study = Study(journal(), make({"train.lr": RATE}), replace(ABOUT, sign=sign), Tune(seed=1))
     for _ in range(36):
         trial = study.ask()
@@ -245,7 +245,7 @@ def test_where_trials_fail_it_goes_seldom(make, journal, sign):
         if rate > -2.5:
             study.fail(trial, "it diverged")
         else:
-            study.finish(trial, sign * (0.5 - 0.1 * abs(rate + 4)))
+            study.finish(trial, 0.5 - sign * 0.1 * abs(rate + 4))
     failed = [trial.state == "failed" for trial in study.trials]
     assert sum(failed[1:11]) >= 2 and sum(failed[11:]) <= 3
 
