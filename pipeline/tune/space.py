@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -132,6 +133,8 @@ class Space:
         data = self._base_data
         for key, value in changes.items():
             data = merged(data, nested(key, value))
+        with suppress(ValueError):  # with the defaults of sections that a choice has brought, where it is whole already
+            data = Experiment.model_validate(data).model_dump(mode="json") if axis.when else data
         return holds(axis, data)
 
     def value(self, axis: Axis, raw: Any) -> Any:

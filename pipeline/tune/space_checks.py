@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, get_args, get_origin
 
 from pipeline.config.explain import section_classes
@@ -18,6 +19,7 @@ from pipeline.config.settings import Experiment
 from pipeline.config.tuning import SEARCHED, Parameter
 from pipeline.tune.space import Axis, Build, Space, alike, at
 
+When = tuple[tuple[str, tuple[Any, ...]], ...]  # as an axis has it
 FIXED = {  # keys that may not vary, and why
     "train.seeds": "the search gives every trial the experiment's own seeds, and the choice fresh ones",
     "train.device": "where a trial runs says nothing about its settings",
@@ -32,12 +34,14 @@ def make_space(space: Mapping[str, Sequence[Parameter]], base: Experiment, build
         if wrong := _unknown(key):
             mistakes.append(Mistake(f"tune.space.{key}", *wrong, "tune.space keys"))
             continue
-        if len(parameters) > 1 and not all(parameter.when for parameter in parameters):
-            found, valid = "has several ranges, and one of them has no condition", "valid: `when` in each of them"
+        of_key = [_axis(key, parameter, len(parameters) > 1) for parameter in parameters]
+        if any(not _exclude_each_other(one, other) for one, other in combinations(of_key, 2)):
+            found = "has several ranges that may hold at once"
+            valid = "valid: `when` in each of them, with other values of one and the same key"
             mistakes.append(Mistake(f"tune.space.{key}", found, valid, "tune.space keys"))
-        for parameter in parameters:
-            axis = _axis(key, parameter, len(parameters) > 1)
-            axes.append(axis)
+            continue
+        axes += of_key
+        for axis, parameter in zip(of_key, parameters, strict=True):
             mistakes += _check_numbers(axis, parameter)
     known = {axis.key: [a for a in axes if a.key == axis.key] for axis in axes}
     for axis in axes:
@@ -65,6 +69,12 @@ def _axis(key: str, parameter: Parameter, is_one_of_several: bool) -> Axis:
     if step:  # a range ends at its last step
         high = round(low + step * math.floor((high - low) / step + 1e-9), 12)
     return Axis(name, key, kind, low, high, parameter.log, step, parameter.per_batch, when=when)
+
+
+def _exclude_each_other(one: Axis, other: Axis) -> bool:
+    """Whether a key has values in one condition of which none is in the other's."""
+    theirs = dict(other.when)
+    return any(key in theirs and not any(alike(a, b) for a in values for b in theirs[key]) for key, values in one.when)
 
 
 def _plain(value: Any) -> Any:
@@ -173,38 +183,46 @@ def _names_itself(axis: Axis) -> bool:
 
 
 def _depends(axis: Axis, other: Axis) -> bool:
-    """Whether the other must be drawn first: a condition names it, or it replaces the section that this key is in."""
-    named = any(key == other.key or key.startswith(f"{other.key}.") for key, _ in axis.when)
-    tag = other.key.rpartition(".")
-    inside = tag[2] == "name" and axis.key != other.key and axis.key.startswith(f"{tag[0]}.")
-    return named or inside or axis.key.startswith(f"{other.key}.")
+    """Whether the other must be drawn first: it is named by, or replaces the section of, this key or a condition."""
+    section, _, last = other.key.rpartition(".")
+    keys = [axis.key, *(key for key, _ in axis.when)]
+    within = last == "name" and any(key.startswith(f"{section}.") and key != other.key for key in keys)
+    named = any(key == other.key for key, _ in axis.when)
+    return named or within or any(key.startswith(f"{other.key}.") for key in keys)
 
 
 def _refused(axis: Axis, space: Space, build: Build) -> list[Mistake]:
     """Each choice, and both ends of a range, that the settings do not take even by itself."""
     probes = axis.encoded if axis.kind == "choice" else (axis.low, axis.high)
-    mistakes = []
-    for probe in probes:
-        changes = _conditions(axis, space.axes) | {axis.key: space.value(axis, probe)}
-        try:
-            build(changes)
-        except Mistakes as error:
-            first = error.mistakes[0]
-            what = f"the choice {probe}" if axis.kind == "choice" else f"{probe:g}"
-            mistakes.append(Mistake(f"tune.space.{axis.name}", f"{what} is refused ({first.found})", first.valid,
-                                    "tune.space values"))  # fmt: skip
-    return mistakes
+    found: dict[str, Mistake] = {}
+    for when in _each_of(axis.when):
+        for probe in probes:
+            changes = _conditions(when, space.axes) | {axis.key: space.value(axis, probe)}
+            try:
+                build(changes)
+            except Mistakes as error:
+                first = error.mistakes[0]
+                what = f"the choice {probe}" if axis.kind == "choice" else f"{probe:g}"
+                told = f"{what} is refused ({first.found})"
+                found[told] = Mistake(f"tune.space.{axis.name}", told, first.valid, "tune.space values")
+    return list(found.values())
 
 
-def _conditions(axis: Axis, axes: Sequence[Axis]) -> dict[str, Any]:
-    """Changes under which the axis has a meaning: of each condition the first value that something offers."""
+def _each_of(when: When) -> list[When]:
+    """The condition once for each value that one of its keys may have."""
+    alone = [(*when[:i], (key, (value,)), *when[i + 1 :]) for i, (key, values) in enumerate(when) for value in values]
+    return alone or [when]
+
+
+def _conditions(when: When, axes: Sequence[Axis]) -> dict[str, Any]:
+    """Changes under which a condition holds: of each key the first value that something offers."""
     changes: dict[str, Any] = {}
-    for key, values in axis.when:
+    for key, values in when:
         for parent in axes:
             if key == parent.key or key.startswith(f"{parent.key}."):
                 rest = key.removeprefix(parent.key).removeprefix(".")
                 offered = [c for c in parent.choices if any(alike(at(c, rest) if rest else c, v) for v in values)]
                 if offered:
-                    changes = _conditions(parent, axes) | changes | {parent.key: offered[0]}
+                    changes = _conditions(parent.when, axes) | changes | {parent.key: offered[0]}
                     break
     return changes

@@ -32,7 +32,7 @@ STATES = {
     TrialState.RUNNING: "running", TrialState.WAITING: "running", TrialState.COMPLETE: "finished",
     TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
 }  # fmt: skip
-TRIES = 60  # points that were drawn before or cannot work, until the space counts as exhausted
+TRIES = 200  # points that were drawn before or cannot work, until the space counts as exhausted
 FROM_MODEL = 12  # of those; the rest is drawn at random, since a model may insist
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line a trial is the driver's to say
 logging.getLogger("optuna.storages").setLevel(logging.ERROR)
