@@ -210,11 +210,28 @@ def nested(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def differences(overrides: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file with `base:` must say to mean the same as the overrides and changes on top of that base."""
-    data: dict[str, Any] = {}
+def differences(path: str | Path, overrides: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file with `base: path` must say to mean the same as overrides and changes on top of that file."""
+    path = Path(path)
+    base, _ = _read_chain(path if path.is_file() or path.is_absolute() else ROOT / path, (), [])
+    full = dict(base)
     for text in overrides:
-        _override(data, {}, text, [])
+        _override(full, {}, text, [])
     for key, value in changes.items():
-        data = _merge(data, nested(key, value))
-    return data
+        full = _merge(full, nested(key, value))
+    return _difference(base, full, Experiment.model_validate(full).model_dump(mode="json"))
+
+
+def _difference(base: Mapping[str, Any], full: Mapping[str, Any], resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Key by key. What an override took away from a section of the same kind is said as the default that stands in."""
+    if any(tag in full and tag in base and full[tag] != base[tag] for tag in ("name", "source")):
+        return dict(full)  # another kind of section, which replaces the base's whole
+    out = {key: resolved[key] for key in base if key not in full}
+    for key, value in full.items():
+        old = base.get(key)
+        if isinstance(value, dict) and isinstance(old, dict):
+            if inner := _difference(old, value, resolved[key]):
+                out[key] = inner
+        elif key not in base or value != old:
+            out[key] = value
+    return out

@@ -5,9 +5,10 @@ and `when` where it has a meaning only beside another value. What it says is che
 study starts (`tune.space`).
 """
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from pipeline.config.data import Number, Positive, Settings
 
@@ -89,6 +90,11 @@ class Tune(Settings):
     lr_range_test: bool = False  # measure the range of train.lr for each optimizer of the space, a minute each
     prune: Prune = Prune()
     confirm: Confirm = Confirm()
+
+    @field_serializer("storage")
+    def _without_password(self, storage: str) -> str:
+        """Settings are written into files, receipts and MLflow; a URL's user and password are not."""
+        return re.sub(r"//[^/@]*@", "//", storage)
 
     @field_validator("space", mode="before")
     @classmethod

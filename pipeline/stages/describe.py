@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def command(work: Work, verb: str) -> str:
         words.append(f"EXP={work.experiment}")
     if work.overrides:
         words.append(f"SET={' '.join(work.overrides)}")
-    return shlex.join(words)
+    return re.sub(r"//[^/@\s]*@", "//", shlex.join(words))  # no password of a URL
 
 
 def machine(device: torch.device) -> dict[str, str]:

@@ -99,6 +99,7 @@ def driver_of(folder: Path) -> str:
 
 def take_over(study: Study) -> None:
     """Trials that a machine left running which has not been heard of for long."""
+    study.note(f"driver {study.about.driver}", time.time())  # before it begins any, or it would count as gone
     others = {t.driver for t in study.trials if t.state == "running"} - {study.about.driver}
     noted = study.noted()
     gone = {driver for driver in others if time.time() - noted.get(f"driver {driver}", 0.0) > STALE_S}

@@ -7,7 +7,7 @@ search that was killed goes on with the runs it had.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,22 @@ class StudyRecord:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         with atomic(self._file) as temporary:
             temporary.write_text(json.dumps(self.runs))
+
+    def catch_up(self, trials: Sequence[Trial]) -> None:
+        """Writes what a killed command had put into the study, but not here yet."""
+        for trial in trials:
+            if trial.inherited or (trial.state == "running" and _key(trial) not in self.runs):
+                continue
+            ended = trial.state != "running"
+            if ended and f"{_key(trial)}/ended" in self.runs:
+                continue
+            if _key(trial) not in self.runs:
+                self.begun(trial)
+            for fold in trial.curves if ended else trial.done:
+                scores = [{"epoch": i, "score": value} for i, value in enumerate(trial.curves[fold], 1)]
+                self.fold_ended(trial, fold, {"history": scores})
+            if ended:
+                self.ended(trial)
 
     def begun(self, trial: Trial) -> None:
         """Opens the trial's run, or the one that a killed command had opened."""
@@ -64,8 +80,8 @@ class StudyRecord:
         run_id = tracker.start(f"fold-{fold}", tags, parent=self.runs[_key(trial)])
         self.note(key, run_id)
         metric = self.work.competition.metric
-        tracker.curve(run_id, [(r["epoch"], {name: r[name] for name in METRICS} | {f"valid_{metric}": r["score"]})
-                               for r in history])  # fmt: skip
+        values = [{name: r[name] for name in METRICS if name in r} | {f"valid_{metric}": r["score"]} for r in history]
+        tracker.curve(run_id, [(r["epoch"], of_epoch) for r, of_epoch in zip(history, values, strict=True)])
         tracker.end(run_id)
 
     def ended(self, trial: Trial) -> None:
@@ -79,6 +95,7 @@ class StudyRecord:
         own = " · the experiment itself" if trial.is_baseline else ""
         tracker.rename(run_id, f"trial {trial.number} · {came_to}{own}")
         tracker.end(run_id, "FAILED" if trial.state == "failed" else "FINISHED")
+        self.note(f"{_key(trial)}/ended", run_id)
 
 
 def in_words(changes: Mapping[str, Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +14,10 @@ import yaml
 from pipeline import receipts
 from pipeline.atomic import atomic
 from pipeline.config.load import differences, load
-from pipeline.config.mistakes import shown
+from pipeline.config.mistakes import Stopped, shown
 from pipeline.config.settings import ROOT
 from pipeline.stages.describe import command
+from pipeline.stages.tune_record import in_words
 from pipeline.tune.prune import estimate
 from pipeline.tune.space import searched
 from pipeline.work import Work
@@ -106,25 +109,33 @@ def write_tuned(work: Work, study: Study, outcome: Outcome, chosen: Confirmed, b
     """
     own = Path(work.experiment)  # as `load` finds it
     own = (own if own.is_file() else ROOT / own).absolute()
-    data = differences([text for text in work.overrides if not text.startswith("tune.")], chosen.trial.changes)
-    place = _place(own, before)
+    overrides = [text for text in work.overrides if not text.strip().startswith("tune.")]
+    data = differences(own, overrides, chosen.trial.changes)
+    place = _place(own, before, study)
     text = _header(work, study, outcome, chosen, shown(place)) + yaml.safe_dump(
         {"base": own.name, **data}, sort_keys=False
     )
+    draft = own.with_name(f"{place.stem}-{os.getpid()}.yaml")  # beside it, as `base:` is relative
+    try:
+        draft.write_text(text, encoding="utf-8")
+        meant = searched(load(draft)[0])
+    finally:
+        draft.unlink(missing_ok=True)
+    if meant != chosen.trial.identity:
+        raise Stopped(f"{shown(place)} would not mean what trial {chosen.trial.number} was, so it is not written; its "
+                      f"settings: {in_words(chosen.trial.changes)}")  # fmt: skip
+    study.note("tuned", {"file": shown(place), "sha256": hashlib.sha256(text.encode()).hexdigest()})
     with atomic(place) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    made = load(place)[0]
-    assert searched(made) == chosen.trial.identity, f"{place.name} does not mean what trial {chosen.trial.number} was"
     return place
 
 
-def _place(own: Path, before: Mapping[str, Any]) -> Path:
+def _place(own: Path, before: Mapping[str, Any], study: Study) -> Path:
+    noted = (before, study.noted().get("tuned", {}))  # a kill may have come before the receipt
     number = 1
     while True:
         place = own.with_name(f"{own.stem}-tuned{'' if number == 1 else f'-{number}'}.yaml")
-        if not place.exists() or (
-            before.get("file") == shown(place) and before.get("sha256") == receipts.sha256(place)
-        ):
+        if not place.exists() or {"file": shown(place), "sha256": receipts.sha256(place)} in noted:
             return place
         number += 1
 

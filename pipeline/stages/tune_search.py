@@ -111,7 +111,9 @@ def search(at: Search, pool: Pool) -> None:
         beat=beat,
     )
     tidy(at)
-    drive(at.study, pool, hooks)
+    at.record.catch_up(at.study.trials)
+    if drive(at.study, pool, hooks):
+        say("tune", "the space holds no other setting, so the search ends here")
     tidy(at)
 
 
@@ -178,6 +180,9 @@ def train_again(
                 waiting.insert(0, next(w for w in wanted if (w[0].number, w[1], w[2]) == key))
         waiting = [w for w in waiting if w[0].number not in failed]
     told(n_all, n_all)
+    for folder in where.values():  # out-of-fold rows are all that the choice reads, now and when it is made again
+        for checkpoint in folder.glob("*.safetensors"):
+            checkpoint.unlink()
     for number, why in failed.items():
         say("tune", f"trial {number} does not train by fresh seeds, and is left out: {why}")
     return [(trial, oof_of([where[trial.number, seed] for seed in seeds], folds)) for trial in trials

@@ -78,6 +78,7 @@ def _fold(work: Work, data: TrainingData, job: Job, ask: Ask) -> dict[str, Any]:
     from pipeline.atomic import atomic
     from pipeline.crossval import oof_table, train_one
     from pipeline.folds.split import read_folds, splits
+    from pipeline.metrics import score
     from pipeline.model import pick_device
     from pipeline.resume import ResumeState
     from pipeline.stages.training import precision_of
@@ -109,7 +110,8 @@ def _fold(work: Work, data: TrainingData, job: Job, ask: Ask) -> dict[str, Any]:
         fold = np.full(len(rows), split.fold)
         oof_table(data.image_ids[rows], fold, data.targets[rows].numpy(), outputs).to_parquet(temporary, index=False)
     history = json.loads(path.with_suffix(".json").read_text())
-    return {"curve": [record["score"] for record in history], "history": history,
+    final = score(data.metric, data.targets[rows].numpy(), outputs, data.task.kind)
+    return {"final": final, "curve": [record["score"] for record in history], "history": history,
             "seconds": sum(record["seconds"] for record in history)}  # fmt: skip
 
 

@@ -44,6 +44,10 @@ def tune(work: Work) -> Receipt:
     given = given_space(work)
     space = checked_space(work, given)  # what is wrong with it is told before anything is written
     check_rest(work, space)
+    if config.storage != "journal":
+        from pipeline.tune.store import open_storage
+
+        open_storage(config.storage, work.folder)  # raises where it leads nowhere
     fold_receipt = folds(work)
     context = {
         "folds": fold_receipt.figures["hash"],
@@ -58,7 +62,7 @@ def tune(work: Work) -> Receipt:
     for key in ("tune.jobs", "tune.storage"):  # how it is run, not what it finds
         inputs.pop(key)
     before = receipts.read(work.folder, "tune")
-    written = before.figures.get("tuned", {}) if before else {}
+    written = before.figures.get("written", {}) if before else {}
     gone = bool(written) and not (ROOT / written["file"]).is_file()
     if gone:
         say("tune", f"{written['file']} is gone")
@@ -84,7 +88,8 @@ def _run(
     from pipeline.study_progress import StudyProgress
     from pipeline.tune.importance import importance
     from pipeline.tune.pool import Pool
-    from pipeline.tune.study import About, Study, open_storage
+    from pipeline.tune.store import open_storage
+    from pipeline.tune.study import About, Study
 
     settings, config = work.settings, work.settings.tune
     table = work.resolve(fold_receipt, "folds.csv")
@@ -131,7 +136,7 @@ def _run(
             files = [*write_tune(result, folder), folder / "study.json"]
             for path in files:
                 work.tracker.artifact(run_id, path)
-            figures = _figures(study, outcome, tuned)
+            figures = {**_figures(study, outcome, tuned), "written": tuned or dict(written)}
             work.tracker.metrics(run_id, {key: v for key, v in figures.items() if isinstance(v, int | float)})
             lines = [*outcome.verdict, *([outcome.optimism] if outcome.optimism else []), "The artifact `tune.html` is "
                      "the report."]  # fmt: skip
@@ -139,7 +144,7 @@ def _run(
                                                {"folds": fold_receipt.run_id}))  # fmt: skip
             work.tracker.rename(run_id, f"{title} · {outcome.verdict[0].partition(':')[0]}")
     receipt = work.finish("tune", inputs, files, run_id, figures, started)
-    _tell_end(outcome, folder, tuned, work)
+    _tell_end(outcome, folder, tuned, written)
     return receipt
 
 
@@ -164,7 +169,9 @@ def _confirm(at: Search, pool: Pool) -> Outcome:
     say("tune", f"{again} are trained again on all folds, by {told} ...")
     trained = train_again(at, pool, [baseline, *best], seeds, folds_, at.display.training_again)
     if not trained or trained[0][0] is not baseline:
-        return Outcome([], verdict([], at.metric[0], work.name, False), "", seeds)
+        return Outcome([], ["nothing to choose from: the experiment itself does not train by fresh seeds"], "", seeds)
+    if len(trained) == 1:
+        return Outcome([], ["nothing to choose from: none of the best few trains by fresh seeds"], "", seeds)
     group_of = dict(zip(table["image_id"], table["group"], strict=True))
     confirmed = choose(trained[0], trained[1:], group_of, *at.metric, sign)
     words = verdict(confirmed, at.metric[0], work.experiment or work.name, config.folds == "fresh")
@@ -212,19 +219,21 @@ def _shown_axis(axis: Any) -> str:
     return text + (f"   where {axis.condition}" if axis.condition else "")
 
 
-def _tell_end(outcome: Outcome, folder: Path, tuned: Mapping[str, str], work: Work) -> None:
+def _tell_end(outcome: Outcome, folder: Path, tuned: Mapping[str, str], written: Mapping[str, str]) -> None:
     for line in [*outcome.verdict, *([outcome.optimism] if outcome.optimism else [])]:
         say("tune", line)
     say("tune", f"report {shown(folder / 'tune.html')}")
     if tuned:
         say("tune", f"{tuned['file']} is ready: make train EXP={tuned['file']}")
     elif outcome.confirmed:
+        if written:
+            say("tune", f"{written['file']} is of an earlier search, and stays as it is")
         say("tune", "so no new experiment is written; FORCE=1 writes it all the same")
 
 
 def _tell_again(done: Receipt, is_timed: bool) -> None:
     if is_timed:
-        say("tune", "FORCE=1 goes on with the study for as long again")
+        say("tune", "the hours are over; another HOURS, or TRIALS, goes on with the study")
     for line in done.figures["verdict"]:
         say("tune", line)
     if done.figures["tuned"]:

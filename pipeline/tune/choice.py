@@ -76,7 +76,7 @@ def seed_noise(baseline: Trial, compared: Sequence[tuple[Trial, Comparison]], si
     too wide than too narrow.
     """
     squares = [
-        (sign * (trial.curves[fold][-1] - baseline.curves[fold][-1]) - fresh) ** 2 / 2
+        (sign * (trial.final(fold) - baseline.final(fold)) - fresh) ** 2 / 2
         for trial, comparison in compared
         for fold, fresh in comparison.by_fold.items()
         if trial.curves.get(fold) and baseline.curves.get(fold)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.config.mistakes import Stopped
 from pipeline.tune.pool import Job, Message, Pool
 from pipeline.tune.prune import Trial
 from pipeline.tune.study import Study
@@ -43,8 +44,8 @@ class _Exhausted(Exception):
     pass
 
 
-def drive(study: Study, pool: Pool, hooks: Hooks) -> None:
-    """Runs until every trial that was begun has ended and no other may begin."""
+def drive(study: Study, pool: Pool, hooks: Hooks) -> bool:
+    """Runs until every trial that was begun has ended and no other may begin. Whether the space holds no other."""
     deaths: dict[tuple[int, int], int] = {}
     live = {trial.number: trial for trial in study.running()}
     for trial in list(live.values()):
@@ -64,7 +65,7 @@ def drive(study: Study, pool: Pool, hooks: Hooks) -> None:
                 break
             pool.submit(worker, job)
         if not pool.jobs:
-            return
+            return exhausted
         hooks.beat()
         message = pool.next(POLL_S)
         if message is not None:
@@ -116,12 +117,16 @@ def _act(
                 study.prune(trial, why)
                 _end(trial, live, hooks)
         case "done":
-            study.keep_curve(trial, fold, message.data["curve"], message.data["seconds"], is_done=True)
+            told = message.data
+            study.keep_curve(trial, fold, told["curve"], told["seconds"], is_done=True, final=told.get("final"))
             hooks.fold_ended(trial, fold, message.data)
             _settle(study, trial, live, hooks)
         case "failed":
             kind, text = message.data
-            study.fail(trial, f"fold {fold}: {text or kind}" if kind in STOPS else f"fold {fold}: {kind}: {text}")
+            if kind not in OF_THE_SETTINGS:  # a full disk, a broken store, a mistake of ours: no trial's fault
+                raise Stopped(f"trial {number}, fold {fold}: {kind}: {text}. The trial is not given up: the same "
+                              "command goes on with it")  # fmt: skip
+            study.fail(trial, f"fold {fold}: {text or kind}")
             _end(trial, live, hooks)
         case "died":
             deaths[number, fold] = deaths.get((number, fold), 0) + 1
@@ -130,7 +135,7 @@ def _act(
                 _end(trial, live, hooks)
 
 
-STOPS = ("TrainingDiverged", "Stopped", "Mistakes")  # their messages say all
+OF_THE_SETTINGS = ("TrainingDiverged", "Stopped")  # numbers that are none; too little memory for the batch
 
 
 def _settle(study: Study, trial: Trial, live: dict[int, Trial], hooks: Hooks) -> None:

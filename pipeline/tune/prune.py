@@ -36,10 +36,15 @@ class Trial:
     value: float | None = None  # of all out-of-fold rows; of a finished one
     curves: dict[int, list[float]] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)  # folds that were trained to their end
+    finals: dict[int, float] = field(default_factory=dict)  # their scores by the weights that were kept
     seconds: float = 0.0
     is_baseline: bool = False
     inherited: str = ""  # name of the study that trained it
     driver: str = ""
+
+    def final(self, fold: int) -> float:
+        """Of a whole fold: by the weights that were kept, which need not be the last epoch's."""
+        return self.finals.get(fold, self.curves[fold][-1])
 
     @property
     def n_trained(self) -> int:
@@ -61,11 +66,12 @@ def behind_within(trial: Trial, others: Sequence[Trial], best: Trial, rule: Prun
         return ""
     ahead, variance, at = [], 0.0, ""
     for fold, curve in trial.curves.items():
-        lead = _lead(curve, fold, len(curve), best, sign)
+        is_whole = fold in trial.done
+        lead = _final_lead(trial, fold, best, sign) if is_whole else _lead(trial, fold, len(curve), best, sign)
         if lead is None:
             continue
         gain, doubt = (0.0, 0.0)
-        if fold not in trial.done and len(curve) < trial.n_epochs:
+        if not is_whole and len(curve) < trial.n_epochs:
             known = _comebacks(others, trial, len(curve), best, sign)
             if len(curve) < rule.min_epochs or len(known) < MIN_KNOWN:
                 return ""
@@ -86,7 +92,7 @@ def fold_spread(trials: Sequence[Trial], best: Trial, sign: int) -> float | None
     """Standard deviation of a trial's leads over the best one from fold to fold, over all trials; None: too few."""
     squares, freedom = 0.0, 0
     for trial in trials:
-        leads = [_lead(trial.curves[fold], fold, len(trial.curves[fold]), best, sign) for fold in sorted(trial.done)]
+        leads = [_final_lead(trial, fold, best, sign) for fold in sorted(trial.done)]
         known = [lead for lead in leads if lead is not None]
         if trial is not best and len(known) >= 2:
             squares += float(np.var(known)) * len(known)
@@ -103,7 +109,7 @@ def behind_across(trial: Trial, best: Trial, rule: Prune, sign: int) -> str:
     folds = sorted(trial.done & best.done)
     if rule.levels not in ("both", "folds") or len(folds) < 2 or trial is best:
         return ""
-    ahead = sign * np.array([trial.curves[fold][-1] - best.curves[fold][-1] for fold in folds])
+    ahead = sign * np.array([trial.final(fold) - best.final(fold) for fold in folds])
     if not ahead.any() or ahead.mean() >= 0:
         return ""
     p = signed_rank_p(ahead)
@@ -131,9 +137,10 @@ def estimate(trial: Trial, best: Trial | None, sign: int) -> float | None:
         return trial.value
     if best is None or best.value is None:
         return None
-    leads = [sign * (curve[-1] - best.curves[fold][len(curve) - 1]) for fold, curve in trial.curves.items()
-             if curve and len(best.curves.get(fold, ())) >= len(curve)]  # fmt: skip
-    return best.value + sign * float(np.mean(leads)) if leads else None
+    leads = [_final_lead(trial, fold, best, sign) if fold in trial.done else _lead(trial, fold, len(curve), best, sign)
+             for fold, curve in trial.curves.items() if curve]  # fmt: skip
+    known = [lead for lead in leads if lead is not None]
+    return best.value + sign * float(np.mean(known)) if known else None
 
 
 def best_of(trials: Sequence[Trial], sign: int) -> Trial | None:
@@ -149,13 +156,22 @@ def _comebacks(others: Sequence[Trial], trial: Trial, epoch: int, best: Trial, s
         if other in (trial, best) or other.n_epochs != trial.n_epochs:
             continue
         for fold in sorted(other.done):
-            early, late = (_lead(other.curves[fold], fold, at, best, sign) for at in (epoch, len(other.curves[fold])))
+            early, late = _lead(other, fold, epoch, best, sign), _final_lead(other, fold, best, sign)
             if early is not None and late is not None and len(other.curves[fold]) > epoch:
                 found.append(late - early)
     return found
 
 
-def _lead(curve: Sequence[float], fold: int, epoch: int, best: Trial, sign: int) -> float | None:
-    """Over the best trial at the same epoch of the same fold; None where one of them did not get there."""
-    of_best = best.curves.get(fold, ())
-    return sign * (curve[epoch - 1] - of_best[epoch - 1]) if len(curve) >= epoch and len(of_best) >= epoch else None
+def _lead(trial: Trial, fold: int, epoch: int, best: Trial, sign: int) -> float | None:
+    """Over the best trial at the same epoch of the same fold; None where one of them did not get there.
+
+    Of trainings that are planned for other numbers of epochs, at the same share of them: a schedule's middle is no end.
+    """
+    curve, of_best = trial.curves[fold], best.curves.get(fold, ())
+    there = max(round(epoch * best.n_epochs / trial.n_epochs), 1)
+    return sign * (curve[epoch - 1] - of_best[there - 1]) if len(curve) >= epoch and len(of_best) >= there else None
+
+
+def _final_lead(trial: Trial, fold: int, best: Trial, sign: int) -> float | None:
+    """Of whole folds, by the weights that were kept."""
+    return sign * (trial.final(fold) - best.final(fold)) if fold in trial.done and fold in best.done else None

@@ -44,12 +44,15 @@ def make_space(space: Mapping[str, Sequence[Parameter]], base: Experiment, build
         for axis, parameter in zip(of_key, parameters, strict=True):
             mistakes += _check_numbers(axis, parameter)
     known = {axis.key: [a for a in axes if a.key == axis.key] for axis in axes}
+    never: list[Axis] = []
     for axis in axes:
-        mistakes += [m for key, values in axis.when for m in _check_condition(axis, key, values, known, base)]
+        wrong_when = [m for key, values in axis.when for m in _check_condition(axis, key, values, known, base)]
+        never += [axis] if wrong_when else []
+        mistakes += wrong_when
     ordered = _in_order(axes, mistakes)
     found = Space(ordered, base, build)
     in_order = len(ordered) == len(axes)  # else conditions go in a circle, and have no end
-    mistakes += [m for axis in ordered if in_order for m in _refused(axis, found, build)]
+    mistakes += [m for axis in ordered if in_order and axis not in never for m in _refused(axis, found, build)]
     if mistakes:
         raise Mistakes(mistakes)
     return found

@@ -12,17 +12,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from pipeline.config.mistakes import Mistake, Mistakes, first_line
+from pipeline.config.mistakes import Mistakes
 from pipeline.config.settings import Experiment
 from pipeline.config.tuning import SEARCHED, Tune
 from pipeline.tune.prune import Trial, behind_across, behind_within, best_of, estimate
@@ -89,7 +87,7 @@ class Study:
 
     @property
     def baseline(self) -> Trial | None:
-        return next((trial for trial in self.trials if trial.is_baseline), None)
+        return next((trial for trial in self.trials if trial.is_baseline and trial.state != "failed"), None)
 
     def running(self) -> list[Trial]:
         """This driver's, to be gone on with."""
@@ -194,12 +192,18 @@ class Study:
             return ""
         return behind_across(trial, best, self.config.prune, self.about.sign)
 
-    def keep_curve(self, trial: Trial, fold: int, curve: Sequence[float], seconds: float, is_done: bool) -> None:
+    def keep_curve(
+        self, trial: Trial, fold: int, curve: Sequence[float], seconds: float, is_done: bool, final: float | None = None
+    ) -> None:
+        """final: of the weights that a whole fold kept, which need not be the last epoch's."""
         trial.curves[fold] = list(curve)
         trial.seconds += seconds
         if is_done:
             trial.done.add(fold)
-        self._set(trial, f"curve-{fold}", {"scores": list(curve), "seconds": round(seconds, 2), "is_done": is_done})
+        kept = {"scores": list(curve), "seconds": round(seconds, 2), "is_done": is_done}
+        if final is not None:
+            trial.finals[fold] = kept["final"] = final
+        self._set(trial, f"curve-{fold}", kept)
         so_far = estimate(trial, self.best, self.about.sign)
         so_far = so_far if so_far is not None else float(np.mean([c[-1] for c in trial.curves.values() if c] or [0]))
         self._storage.set_trial_intermediate_value(self._ids[trial.number], trial.n_trained, so_far)
@@ -264,19 +268,6 @@ class Study:
                 self._storage.create_new_trial(self._id, template_trial=copy)
 
 
-def open_storage(storage: str, journal: Path) -> BaseStorage:
-    """journal: the file that `tune.storage=journal` means. Raises `Mistakes` where a URL leads nowhere."""
-    if storage == "journal":
-        journal.parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(journal)))
-    try:
-        return RDBStorage(storage)
-    except Exception as error:  # SQLAlchemy, a missing driver, the network: each means that it cannot be had
-        valid = "valid: journal, or a URL that Optuna can open (sqlite:///FILE, postgresql://...)"
-        found = f"found {storage.split('@')[-1]!r} ({first_line(error)})"
-        raise Mistakes([Mistake("tune.storage", found, valid, "tune.storage")]) from error
-
-
 def _trial(frozen: FrozenTrial) -> Trial:
     attrs = frozen.user_attrs
     kept = {int(key.removeprefix("curve-")): value for key, value in attrs.items() if key.startswith("curve-")}
@@ -293,6 +284,7 @@ def _trial(frozen: FrozenTrial) -> Trial:
         value=frozen.value if frozen.state == TrialState.COMPLETE else None,
         curves={fold: list(kept[fold]["scores"]) for fold in ordered},
         done={fold for fold in ordered if kept[fold]["is_done"]},
+        finals={fold: kept[fold]["final"] for fold in ordered if "final" in kept[fold]},
         seconds=sum(entry["seconds"] for entry in kept.values()),
         is_baseline=attrs.get("is_baseline", False),
         inherited=attrs.get("inherited", ""),

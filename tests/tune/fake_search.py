@@ -16,6 +16,10 @@ from pipeline.tune.pool import GivenUp, Pool
 N_FOLDS, N_EPOCHS = 4, 4
 
 
+class TrainingDiverged(Exception):
+    """By this name the driver knows that it is the settings' fault."""
+
+
 def score(settings: dict, fold: int, epoch: int) -> float:
     distance = abs(settings["lr"] - 3) + (2 if settings["loss"] == "focal" else 0)
     wobble = ((hash((settings["lr"], fold, 7)) % 1000) / 1000 - 0.5) * 0.2  # of numbers, so the same in every process
@@ -33,7 +37,7 @@ def start(folder: str):
         while len(curve) < N_EPOCHS:
             time.sleep(0.01)
             if job["settings"]["loss"] == "nan" and len(curve) == 1:
-                raise ValueError("the loss is nan")
+                raise TrainingDiverged("the loss is nan")
             curve = [*curve, score(job["settings"], job["fold"], len(curve) + 1)]
             scratch = state.with_suffix(f".{os.getpid()}")
             scratch.write_text(json.dumps(curve))
@@ -54,7 +58,8 @@ def main(folder: Path, n_trials: int, n_workers: int) -> None:
     from pipeline.config.tuning import Tune
     from pipeline.tune.driver import Hooks, drive
     from pipeline.tune.space import Axis, Space
-    from pipeline.tune.study import About, Study, open_storage
+    from pipeline.tune.store import open_storage
+    from pipeline.tune.study import About, Study
 
     base = Experiment.model_validate({"competition": {"source": "digits"}, "train": {"epochs": N_EPOCHS}})
 

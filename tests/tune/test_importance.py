@@ -12,7 +12,8 @@ from pipeline.config.tuning import Parameter, Tune
 from pipeline.tune.importance import MIN_TRIALS, importance
 from pipeline.tune.prune import Trial
 from pipeline.tune.space_checks import make_space
-from pipeline.tune.study import About, Study, open_storage
+from pipeline.tune.store import open_storage
+from pipeline.tune.study import About, Study
 
 RATE = {"low": 1e-5, "high": 1e-1, "log": True}
 FLIP = {"low": 0.0, "high": 1.0}

@@ -334,12 +334,14 @@ def test_each_level_can_be_switched_off(levels, within, across):
 def test_an_estimate_is_the_best_ones_value_and_the_mean_lead_over_it():
     best = trial(0, {0: [0.5, 0.7, 0.8], 1: [0.4, 0.6, 0.9]}, value=0.86)
     # on fold 0 at its second epoch .7 - .65, on fold 1 at its first .5 - .4: behind .05, ahead .1
-    own = trial(1, {0: [0.6, 0.65], 1: [0.5]}, "pruned")
+    own = trial(1, {0: [0.6, 0.65], 1: [0.5]}, "pruned", done=())
     assert estimate(own, best, 1) == pytest.approx(0.86 + (-0.05 + 0.1) / 2)
     assert estimate(trial(2, {0: [0.1]}, "finished", value=0.3), best, 1) == 0.3
     assert estimate(best, best, 1) == 0.86
     less = trial(0, {0: [1.5, 1.2, 1.0], 1: [1.6, 1.4, 1.1]}, value=1.04)
-    dear = trial(1, {0: [1.7, 1.3], 1: [1.5]}, "pruned")  # worse by .1, better by .1 ... worse by .1 and better by .1
+    dear = trial(
+        1, {0: [1.7, 1.3], 1: [1.5]}, "pruned", done=()
+    )  # worse by .1, better by .1 ... worse by .1 and better by .1
     assert estimate(dear, less, -1) == pytest.approx(1.04 + (0.1 - 0.1) / 2)
     dear.curves[1] = [1.9]
     assert estimate(dear, less, -1) == pytest.approx(1.04 + (0.1 + 0.3) / 2)
@@ -347,12 +349,12 @@ def test_an_estimate_is_the_best_ones_value_and_the_mean_lead_over_it():
 
 def test_where_nothing_can_be_compared_there_is_no_estimate():
     best = trial(0, {0: [0.5, 0.7]}, value=0.7)
-    own = trial(1, {0: [0.6]}, "pruned")
+    own = trial(1, {0: [0.6]}, "pruned", done=())
     assert estimate(own, None, 1) is None
     assert estimate(trial(1, {}, "pruned"), best, 1) is None
     assert estimate(trial(1, {0: []}, "pruned"), best, 1) is None
     assert estimate(trial(1, {3: [0.6]}, "pruned"), best, 1) is None  # another fold
-    assert estimate(trial(1, {0: [0.6, 0.6, 0.6]}, "pruned"), best, 1) is None  # longer than the best one's
+    assert estimate(trial(1, {0: [0.6, 0.6, 0.6]}, "pruned", done=()), best, 1) is None  # longer than the best one's
     assert estimate(own, best, 1) == pytest.approx(0.8)
 
 
@@ -364,7 +366,7 @@ def test_trials_cut_anywhere_come_to_their_own_level(sign):
     best.value = sign * 0.9
     for level in (-0.6, -0.2, 0.05):
         folds = rng.permutation(5)[: rng.integers(1, 6)]
-        own = trial(1, {int(f): curve(level, int(rng.integers(1, 5)), int(f), sign) for f in folds}, "pruned")
+        own = trial(1, {int(f): curve(level, int(rng.integers(1, 5)), int(f), sign) for f in folds}, "pruned", done=())
         assert estimate(own, best, sign) == pytest.approx(sign * (0.9 + level))
 
 
@@ -375,3 +377,23 @@ def test_the_best_is_the_first_of_the_best_finished_ones():
     assert best_of(trials, 1) is trials[1] and best_of(list(reversed(trials)), 1) is trials[1]
     assert best_of(trials, -1) is trials[4]
     assert best_of([], 1) is None and best_of([trials[3], trial(7, {0: [1.0]}, "running")], 1) is None
+
+
+def test_whole_folds_are_judged_by_the_weights_that_were_kept():
+    """With `select: best` those are not the last epoch's."""
+    best, own = (trial(n, {0: [0.5, 0.9, 0.9], 1: [0.5, 0.9, 0.9]}, value=0.9) for n in (0, 1))
+    own.curves, own.state, own.value = {0: [0.5, 0.95, 0.8], 1: [0.5, 0.95, 0.8]}, "running", None
+    assert behind_across(own, best, Prune(), 1)
+    own.finals = {0: 0.95, 1: 0.95}
+    assert behind_across(own, best, Prune(), 1) == ""
+    assert estimate(own, best, 1) == pytest.approx(0.95)
+
+
+def test_trainings_of_other_lengths_are_compared_at_the_same_share_of_them():
+    best = trial(0, {0: [0.3, 0.5, 0.7, 0.9]}, value=0.9)
+    short = trial(1, {0: [0.4, 0.6]}, "pruned")
+    short.n_epochs = 2
+    assert estimate(short, best, 1) == pytest.approx(0.9 + (0.6 - 0.9))  # whole folds: end with end
+    short.done = set()
+    short.curves = {0: [0.4]}
+    assert estimate(short, best, 1) == pytest.approx(0.9 + (0.4 - 0.5))  # half way with half way

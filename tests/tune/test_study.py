@@ -15,7 +15,8 @@ from pipeline.config.tuning import Parameter, Prune, Tune
 from pipeline.tune.prune import Trial
 from pipeline.tune.space import Space, searched
 from pipeline.tune.space_checks import make_space
-from pipeline.tune.study import About, Study, open_storage
+from pipeline.tune.store import open_storage
+from pipeline.tune.study import About, Study
 
 ABOUT = About(name="own-1", context="data", sign=1, folds=(0, 1, 2), driver="here")
 RATE = {"low": 1e-5, "high": 1e-1, "log": True}
