@@ -229,9 +229,11 @@ def _difference(base: Mapping[str, Any], full: Mapping[str, Any], resolved: Mapp
     out = {key: resolved[key] for key in base if key not in full}
     for key, value in full.items():
         old = base.get(key)
+        if key in base and value == old:
+            continue
         if isinstance(value, dict) and isinstance(old, dict):
             if inner := _difference(old, value, resolved[key]):
                 out[key] = inner
-        elif key not in base or value != old:
+        else:
             out[key] = value
     return out
