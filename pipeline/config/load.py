@@ -9,7 +9,7 @@ first a string and the others booleans). A key given twice in a file is a mistak
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,11 @@ def load(
 
     changes: further settings by dotted key, as a search draws them; they come last, by the rules of overrides.
     """
+    return builder(path, overrides)(changes or {}), Path(path).stem
+
+
+def builder(path: str | Path, overrides: Sequence[str] = ()) -> Callable[[Mapping[str, Any]], Experiment]:
+    """`load` of one file under many `changes`, read once. What it returns raises `Mistakes` as `load` does."""
     path = Path(path)
     if not path.is_file() and not path.is_absolute() and (ROOT / path).is_file():
         path = ROOT / path
@@ -39,16 +44,21 @@ def load(
     data, origins = _read_chain(path, (), mistakes)
     for text in overrides:
         _override(data, origins, text, mistakes)
-    for key, value in (changes or {}).items():
-        data = _merge(data, nested(key, value))
-        origins[key] = "a value of tune.space"
-    try:
-        return _validated(data, origins, path, mistakes), path.stem
-    except ValidationError as error:
-        raise Mistakes([*mistakes, *explain(error, origins, path)]) from None
+
+    def build(changes: Mapping[str, Any]) -> Experiment:
+        changed = data
+        for key, value in changes.items():
+            changed = _merge(changed, nested(key, value))
+        try:
+            return _validated(changed, mistakes)
+        except ValidationError as error:
+            whence = {**origins, **dict.fromkeys(changes, "a value of tune.space")}
+            raise Mistakes([*mistakes, *explain(error, whence, path)]) from None
+
+    return build
 
 
-def _validated(data: dict, origins: Origins, path: Path, mistakes: list[Mistake]) -> Experiment:
+def _validated(data: dict, mistakes: list[Mistake]) -> Experiment:
     settings = Experiment.model_validate(data)
     if mistakes:
         raise Mistakes(mistakes)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.atomic import atomic
 from pipeline.competition.labels import check_label_bounds
-from pipeline.config.load import load
+from pipeline.config.load import builder
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.config.settings import Experiment, fingerprint
 from pipeline.config.tuning import SEARCHED, Parameter
@@ -45,8 +45,10 @@ def given_space(work: Work) -> dict[str, tuple[Parameter, ...]]:
 def checked_space(work: Work, given: Mapping[str, tuple[Parameter, ...]]) -> Space:
     from pipeline.tune.space_checks import make_space
 
+    changed = builder(work.experiment, work.overrides)
+
     def build(changes: Mapping[str, Any]) -> Experiment:
-        settings = load(work.experiment, work.overrides, changes)[0]
+        settings = changed(changes)
         if wrong := check_label_bounds(settings.competition, settings.train.label_bounds):
             raise Mistakes(wrong)
         return settings

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.mistakes import Stopped
 from pipeline.config.tuning import SEARCHED
 from pipeline.tune.choice import candidates
-from pipeline.tune.driver import Hooks, drive
+from pipeline.tune.driver import Hooks, drive, why_failed
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def train_again(
         if message.kind == "epoch":
             pool.answer(message, go_on=number not in failed)
         elif message.kind == "failed":
-            failed[number] = f"{message.data[1] or message.data[0]}"
+            failed[number] = why_failed(message)
         elif message.kind == "died":
             key = (number, seed, fold)
             deaths[key] = deaths.get(key, 0) + 1

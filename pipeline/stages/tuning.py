@@ -66,6 +66,7 @@ def tune(work: Work) -> Receipt:
     gone = bool(written) and not (ROOT / written["file"]).is_file()
     if gone:
         say("tune", f"{written['file']} is gone")
+        written = {}
     elif done := work.done("tune", inputs):
         _tell_again(done, config.hours != "off")
         return done

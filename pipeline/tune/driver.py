@@ -122,11 +122,7 @@ def _act(
             hooks.fold_ended(trial, fold, message.data)
             _settle(study, trial, live, hooks)
         case "failed":
-            kind, text = message.data
-            if kind not in OF_THE_SETTINGS:  # a full disk, a broken store, a mistake of ours: no trial's fault
-                raise Stopped(f"trial {number}, fold {fold}: {kind}: {text}. The trial is not given up: the same "
-                              "command goes on with it")  # fmt: skip
-            study.fail(trial, f"fold {fold}: {text or kind}")
+            study.fail(trial, f"fold {fold}: {why_failed(message)}")
             _end(trial, live, hooks)
         case "died":
             deaths[number, fold] = deaths.get((number, fold), 0) + 1
@@ -136,6 +132,18 @@ def _act(
 
 
 OF_THE_SETTINGS = ("TrainingDiverged", "Stopped")  # numbers that are none; too little memory for the batch
+
+
+def why_failed(message: Message) -> str:
+    """What a job says that its settings made fail.
+
+    Raises `Stopped` where it was a full disk, a broken store or a mistake of ours: no trial is to blame for that.
+    """
+    kind, text = message.data
+    if kind not in OF_THE_SETTINGS:
+        where = f"trial {message.job['trial']}, fold {message.job['fold']}"
+        raise Stopped(f"{where}: {kind}: {text}. It is not given up: the same command goes on with it")
+    return text or kind
 
 
 def _settle(study: Study, trial: Trial, live: dict[int, Trial], hooks: Hooks) -> None:

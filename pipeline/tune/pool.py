@@ -31,7 +31,7 @@ class GivenUp(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """kind: epoch (answer it), done, failed (the job raised; `data` says what), died (the process is gone)."""
+    """kind: epoch (answer it), done, stopped (as it was told), failed (it raised; `data` says what), died."""
 
     worker: int
     kind: str

@@ -6,8 +6,11 @@ import pytest
 import yaml
 
 from pipeline.config.load import differences, load
+from pipeline.config.mistakes import Stopped
 from pipeline.config.settings import ROOT, Experiment
 from pipeline.config.tuning import Tune
+from pipeline.tune.driver import why_failed
+from pipeline.tune.pool import Message
 from pipeline.tune.prune import Trial
 from pipeline.tune.space import Axis, Space, searched
 from pipeline.tune.store import open_storage
@@ -86,3 +89,22 @@ def test_a_password_in_the_stores_url_is_written_nowhere():
     settings = load(DIGITS, ["tune.storage=postgresql://me:secret@host/db"])[0]
     assert settings.tune.storage.endswith("me:secret@host/db")
     assert "secret" not in json.dumps(settings.model_dump(mode="json")) and "secret" not in str(settings.flat())
+
+
+def test_the_recorded_search_is_that_of_the_committed_experiment():
+    """benchmarks/results/2026-11-24-tune.md names the file; the search was run by these overrides."""
+    overrides = ["images.px=32", "images.mean=[0.5,0.5,0.5]", "images.std=[0.5,0.5,0.5]",
+                 "model={name: test_resnet, pretrained: false, drop_rate: 0.0}"]  # fmt: skip
+    folder = ROOT / "experiments"
+    assert load(folder / "facemask3.yaml", overrides)[0] == load(folder / "facemask3-small.yaml")[0]
+
+
+@pytest.mark.parametrize(("kind", "is_its_fault"), [("TrainingDiverged", True), ("Stopped", True), ("OSError", False),
+                                                    ("Mistakes", False), ("KeyError", False)])  # fmt: skip
+def test_a_full_disk_is_no_trials_fault(kind, is_its_fault):
+    message = Message(0, "failed", {"trial": 3, "fold": 1}, (kind, "what happened"))
+    if is_its_fault:
+        assert why_failed(message) == "what happened"
+    else:
+        with pytest.raises(Stopped, match=r"trial 3, fold 1.*what happened.*not given up"):
+            why_failed(message)

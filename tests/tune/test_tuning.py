@@ -117,6 +117,7 @@ def test_only_the_best_few_keep_their_checkpoints(tuned):
     whole = [t for t in study.trials if t.state.name == "COMPLETE" and not t.user_attrs["is_baseline"]]
     best = sorted(whole, key=lambda t: -t.value)[:2]
     assert {path.name for path in folder.glob("trial-*")} == {f"trial-{trial.number:04d}" for trial in best}
+    assert list(folder.glob("fresh-*/*.parquet")) and not list(folder.glob("fresh-*/*.safetensors"))
     assert not list(folder.rglob("*.state*")) and not list(folder.rglob("*.tmp"))
 
 
@@ -197,6 +198,31 @@ def test_more_trials_go_on_and_a_changed_space_inherits_what_fits(tuned, tmp_pat
     assert {trial.user_attrs["inherited"] for trial in inherited} == {before.study_name}
     assert sorted(str(t.values) for t in inherited) == sorted(str(row[3]) for row in fits)
     assert len(second.trials) == len(inherited) + 1 and "from an older study" in out
+
+
+def test_other_folds_a_measured_rate_two_workers_and_a_file_of_ones_own(prepared, tmp_path):
+    checkout = copied(prepared, tmp_path)
+    own = checkout.root / "experiments/digits-tuned.yaml"
+    own.write_text("base: digits.yaml # by hand\n")
+    space = {"train.lr": SPACE["train.lr"], "train.accumulation": SPACE["train.accumulation"]}
+    checkout.edit(EXPERIMENT, tune={"trials": 3, "space": space, "lr_range_test": True,
+                                    "confirm": {"top": 1, "folds": "fresh"}})  # fmt: skip
+    out = checkout.make("tune", "JOBS=2", "TRIALS=3").stdout
+    assert "measuring which learning rates train, for adamw" in out and "up to 3 trials, 2 at once" in out
+    [measured] = json.loads((checkout.runs / "digits/lr-range.json").read_text()).values()
+    [study] = studies(checkout)
+    drawn = [trial for trial in study.trials if not trial.user_attrs["is_baseline"]]
+    for trial in drawn:
+        rate = trial.distributions["train.lr"]
+        assert (rate.low, rate.high) == (measured["adamw"]["low"], measured["adamw"]["high"])
+    figures = json.loads((checkout.runs / "digits/tune.json").read_text())["figures"]
+    [folder] = checkout.runs.glob("digits/tune-*")
+    if "difference" in figures:  # some trial came through: it was trained again, on other folds
+        assert (folder / "fresh-folds.csv").read_text() != (checkout.runs / "digits/folds.csv").read_text()
+        assert list(folder.glob("fresh-*-folds/*.parquet"))
+    # written where, and only where, it is better by more than noise; and never over a file of one's own
+    assert own.read_text() == "base: digits.yaml # by hand\n"
+    assert (checkout.root / "experiments/digits-tuned-2.yaml").exists() == (figures.get("low", -1) > 0)
 
 
 BAD = {
