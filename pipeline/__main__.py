@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="make the verb's result again, whatever its receipt says")
     fix = "write a table that leaves out training rows which cannot be used; edits no file of yours"
     parser.add_argument("--fix", action="store_true", help=fix)
-    parser.add_argument("--runs", nargs="*", default=[], metavar="RUN", help="of `compare`: ids or beginnings of them")
+    parser.add_argument(
+        "--runs", nargs="*", default=[], metavar="RUN", help="of `compare` and `submit`: ids or beginnings"
+    )
     parser.add_argument("--run", default="", metavar="RUN", help="of `promote` and `serve`: an id or its beginning")
     parser.add_argument("--port", type=int, help="of `ui` (default 5000), `serve` (5001), `dashboard` (8080)")
     args = parser.parse_intermixed_args(argv)  # --force and --port may stand anywhere
@@ -118,7 +120,7 @@ def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int
         if args.verb == "smoke":
             checks.smoke(settings, name, args.experiment)
             return 0
-        work = Work(settings, name, args.verb, args.force, args.experiment, args.overrides)
+        work = Work(settings, name, args.verb, args.force, args.experiment, args.overrides, args.runs)
         if args.verb == "overfit":
             checks.overfit(work)
             return 0

@@ -37,14 +37,21 @@ class Steps:
 
 
 class ImageProgress:
-    """A context; call it with how many more images are done. Says at the end how many there were, and how fast."""
+    """A context; call it with how many more images are done. Says at the end how many there were, and how fast.
 
-    def __init__(self, n: int):
-        self._n, self._done, self._started = n, 0, time.perf_counter()
+    verb, doing, what: words of the line. told_from: seconds; shorter work is not told.
+    """
+
+    def __init__(
+        self, n: int, verb: str = "images", doing: str = "decoding", what: str = "decoded", told_from: float = 0
+    ):
+        self._n, self._done, self._found, self._started = n, 0, 0, time.perf_counter()
+        self._verb, self._doing, self._what, self._told_from = verb, doing, what, told_from
         self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
-        columns = (TextColumn("images  {task.description}"), BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn())
+        columns = (TextColumn(f"{verb:<7} {{task.description}}"), BarColumn(20), MofNCompleteColumn(),
+                   TimeRemainingColumn())  # fmt: skip
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
-        self._task = self._bar.add_task("decoding", total=n)
+        self._task = self._bar.add_task(doing, total=n)
 
     def __enter__(self) -> ImageProgress:
         self._bar.start()
@@ -52,13 +59,20 @@ class ImageProgress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.stop()
-        if error is None:
-            text = f"images  {self._done:,} decoded in {self._seconds:.1f} s ({self._rate:,.0f} images/s)"
+        if error is None and self._seconds >= self._told_from:
+            text = f"{self._verb:<7} {self._done:,} {self._what} in {self._seconds:.1f} s ({self._rate:,.0f} images/s)"
             self._console.print(text, markup=False)
+
+    def found(self, n: int) -> None:
+        """So many were done by an earlier command."""
+        self._found += n
+        self(0)
 
     def __call__(self, n: int) -> None:
         self._done += n
-        self._bar.update(self._task, completed=self._done, description=f"decoding, {self._rate:,.0f} images/s")
+        self._bar.update(
+            self._task, completed=self._done + self._found, description=f"{self._doing}, {self._rate:,.0f} images/s"
+        )
 
     @property
     def _seconds(self) -> float:

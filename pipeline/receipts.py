@@ -31,7 +31,10 @@ ROOMS = {  # whose code a stage's result comes from
         *(*_DATA, "metrics", "task", "losses", "optim", "augment", "feed", "model", "average", "precision", "predict"),
         *("records", "resume", "train", "crossval", "lr_range", "compare", "tune"),
     ),
-    "submit": (*_DATA, "metrics", "task", "augment", "model", "predict", "infer", "submit"),
+    "submit": (
+        *(*_DATA, "metrics", "task", "augment", "model", "views", "predict", "infer", "stream", "compare", "ensemble"),
+        *("leaderboard", "shares", "submit"),
+    ),
     "score": (*_DATA, "metrics", "score"),
 }
 

@@ -1,48 +1,19 @@
-"""From the folds' checkpoints to a submission file that the organisers' system will accept.
+"""From outputs for the test rows to a submission file that the organisers' system will accept.
 
-In: checkpoints, test rows, the sample submission. Out: `submission.csv` with the sample's columns, ids, order and
-dtypes (`Competition.label_texts`). It is checked after being read back from disk, and takes its place only when
-everything holds.
+In: outputs, test rows, the sample submission. Out: `submission.csv` with the sample's columns, ids, order and dtypes
+(`Competition.label_texts`). It is checked after being read back from disk, and takes its place only when everything
+holds.
 """
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from pipeline.atomic import atomic
 from pipeline.competition.contract import Competition
-from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes, shown
-from pipeline.images.load import load_images
-from pipeline.images.store import Store
-from pipeline.infer import Loaded, mean_outputs, texts
-from pipeline.model import load_checkpoint
-
-
-def predict_test(
-    checkpoints: list[Path], competition: Competition, device: torch.device, store: Store, hashes: Sequence[str]
-) -> np.ndarray:
-    """(N, C) mean of the folds' probabilities for the test rows, in the sample's order.
-
-    Preprocessing and classes come from the checkpoints and from nowhere else.
-    """
-
-    def models() -> Iterator[Loaded]:
-        for path in checkpoints:  # one at a time in memory
-            model, info = load_checkpoint(path, device)
-            if info.task.classes != competition.classes:
-                found = f"was trained on other classes ({', '.join(info.task.classes)})"
-                valid = f"valid: {', '.join(competition.classes)}, in this order"
-                raise Mistakes([Mistake(shown(path), found, valid, "foreign artifacts")])
-            yield model, info
-
-    def images(spec: Preprocessing) -> torch.Tensor:
-        return torch.from_numpy(load_images(competition.test_rows, spec, store, hashes))
-
-    return mean_outputs(models(), images, device)
+from pipeline.infer import texts
 
 
 def write_submission(competition: Competition, outputs: np.ndarray, path: Path) -> pd.DataFrame:
@@ -63,11 +34,28 @@ def write_submission(competition: Competition, outputs: np.ndarray, path: Path) 
     header = list(submission.columns)
     if competition.sample_csv:
         header = list(pd.read_csv(competition.sample_csv, nrows=0).columns)  # their order may be any
+    submission = submission[header]
     with atomic(path) as temporary:
-        submission[header].to_csv(temporary, index=False, lineterminator="\n")
-        if mistakes := check_submission(temporary, competition):
+        submission.to_csv(temporary, index=False, lineterminator="\n")
+        mistakes = check_submission(temporary, competition) or check_round_trip(temporary, submission)
+        if mistakes:
             raise Mistakes(mistakes)
     return submission
+
+
+def check_round_trip(path: Path, meant: pd.DataFrame) -> list[Mistake]:
+    """Whether what stands in the file is what was to be written, cell by cell; numbers by their value."""
+    written = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for column in meant.columns:
+        wanted, found = meant[column].to_numpy(), written[column].to_numpy()
+        if np.issubdtype(wanted.dtype, np.floating):
+            found = found.astype(wanted.dtype)
+        same = wanted.astype(str) == found.astype(str) if wanted.dtype == object else wanted == found
+        if not np.all(same):
+            row = int(np.argmin(same))
+            told = f"row {row + 2} reads {found[row]!r} in column {column}"
+            return [Mistake("submission", told, f"valid: {wanted[row]!r}, as it was written", "submission")]
+    return []
 
 
 def answer_texts(competition: Competition, outputs: np.ndarray) -> list[str]:
@@ -122,8 +110,24 @@ def read_submission(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else None
 
 
-def n_changed(before: pd.DataFrame | None, now: pd.DataFrame) -> int | str:
-    """How many rows differ between two submissions; `no previous` where there is none of the same rows."""
-    if before is None or before.shape != now.shape or list(before.columns) != list(now.columns):
+def n_changed(before: pd.DataFrame | None, now: pd.DataFrame | None) -> int | str:
+    """How many rows differ between two submissions as strings; `no previous` where there is none of the same rows."""
+    if before is None or now is None or before.shape != now.shape or list(before.columns) != list(now.columns):
         return "no previous"
     return int((before != now).any(axis=1).sum())
+
+
+def answers_of(submission: pd.DataFrame, competition: Competition) -> np.ndarray:
+    """(N,) class indices that a submission (as strings) answers with, or (N, C) of 0 and 1 for several labels."""
+    _, label = competition.sample_columns
+    if competition.probability_columns:
+        table = submission[list(competition.classes)].astype(float).to_numpy()
+        return (table > 0.5).astype(int) if competition.target == "multilabel" else table.argmax(axis=1)
+    index = {text: i for i, text in enumerate(competition.label_texts)}
+    if competition.target == "multilabel":
+        said = [[index[text] for text in cell.split(competition.separator) if text] for cell in submission[label]]
+        table = np.zeros((len(said), len(index)), int)
+        for row, each in enumerate(said):
+            table[row, each] = 1
+        return table
+    return np.array([index[text] for text in submission[label]])

@@ -43,11 +43,12 @@ class Work:
 
     def __init__(
         self, settings: Experiment, name: str, target: str, force: bool = False, experiment: str = "",
-        overrides: Sequence[str] = (),
+        overrides: Sequence[str] = (), runs: Sequence[str] = (),
     ):  # fmt: skip
         self.settings = settings
         self.experiment = experiment  # the YAML file, as the user named it
         self.overrides = tuple(overrides)  # settings of this call
+        self.runs = tuple(runs)  # of a submission: other cross-validations than the experiment's own
         self.name = name
         self.target = target
         self.force = force

@@ -159,8 +159,13 @@ def test_the_first_output_in_the_readme_is_what_make_submit_prints(first):
         }
 
     shown = next(text for language, text in BLOCKS if language == "" and "submit " in text)
-    printed = {line for line in shape(first[1]) if "labels look wrong" not in line}  # to a model of one epoch, they do
-    assert {line for line in shape(shown) if not line.startswith("installing")} == printed
+    # of a model of one epoch: labels look wrong to it, and a bias may help it
+    of_the_model = ("labels look wrong", "beyond noise", "installing")
+
+    def lines(text: str) -> set[str]:
+        return {line for line in shape(text) if not any(part in line for part in of_the_model)}
+
+    assert lines(shown) == lines(first[1])
 
 
 def test_the_first_two_commands_are_the_promised_ones(first):

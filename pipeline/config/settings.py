@@ -14,11 +14,15 @@ from pydantic import model_validator
 
 from pipeline.config.data import CompetitionSettings, Eda, Folds, Images, Settings
 from pipeline.config.losses import LOSSES_OF, GivenWeights, NoWeights
+from pipeline.config.metric import parse_metric
+from pipeline.config.submission import Pseudo, Submit
 from pipeline.config.training import Augment, Balanced, Model, Train
 from pipeline.config.tuning import Tune
 
 ROOT = Path(__file__).resolve().parents[2]  # the repository: all relative paths in settings start here
 RUNS = ROOT / "mlruns"  # everything the pipeline writes
+# (target, kind of metric) that ask whether a label's probability is above one half
+LOOKS_AT_HALVES = (("multilabel", "f"), ("multilabel", "accuracy"))
 
 
 class Experiment(Settings):
@@ -32,6 +36,8 @@ class Experiment(Settings):
     augment: Augment = Augment()
     train: Train = Train()
     tune: Tune = Tune()
+    pseudo: Pseudo = Pseudo()
+    submit: Submit = Submit()
 
     @model_validator(mode="before")
     @classmethod
@@ -70,6 +76,12 @@ class Experiment(Settings):
                              "model.heads=parts does; try cross_entropy")  # fmt: skip
             if isinstance(train.class_weights, GivenWeights):
                 wrong.append("train.class_weights=given names classes, and model.heads=parts has none; try inverse")
+        average, kind = self.submit.average, parse_metric(self.competition.metric, target).kind
+        if target == "regression" and average != "probs":
+            wrong.append(f"submit.average={average} has no meaning for numbers; valid: probs, which is their mean")
+        if average == "ranks" and (target == "ordinal" or kind == "log_loss" or (target, kind) in LOOKS_AT_HALVES):
+            wrong.append(f"submit.average=ranks gives an order and no probabilities, which {self.competition.metric} "
+                         f"of competition.target={target} looks at; valid: probs, logits, vote")  # fmt: skip
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

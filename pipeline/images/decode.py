@@ -20,6 +20,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # not the parser
 MAX_PIXELS = 89_000_000  # Pillow only warns up to twice this many
 ORIENTATION = 0x0112  # EXIF's tag
 DCT_GAP = 1.25  # a JPEG is decoded at a half, quarter or eighth where that is still so many times the size asked for
+MIDDLE = (0.5, 0.5)  # where a square lies in an image, from 0 (left, top) to 1
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -122,8 +123,10 @@ def enlarge(image: Image.Image, spec: Preprocessing) -> Image.Image:
     return image if size[0] <= image.width else image.resize(size, RESAMPLING[spec.interpolation])
 
 
-def resize_and_crop(image: Image.Image, spec: Preprocessing) -> np.ndarray:
+def resize_and_crop(image: Image.Image, spec: Preprocessing, at: tuple[float, float] = MIDDLE) -> np.ndarray:
     """(px, px, C) uint8: short side to px / crop, then the centre square, pixel by pixel timm's evaluation transform.
+
+    at: where the square lies instead, from 0 (left, top) to 1.
 
     The roundings are torchvision's (`Resize`: down; `CenterCrop`: to even), because a pretrained network's published
     score was measured with them. Grey is made last, so that stored and decoded images come the same way.
@@ -131,19 +134,19 @@ def resize_and_crop(image: Image.Image, spec: Preprocessing) -> np.ndarray:
     size = _short_to(image.size, int(spec.px / spec.crop))
     if size != image.size:
         image = image.resize(size, RESAMPLING[spec.interpolation])
-    left, top = _middle(size, spec.px)
+    left, top = _corner(size, spec.px, at)
     square = image.crop((left, top, left + spec.px, top + spec.px)).convert(spec.mode)
     return np.asarray(square).reshape(spec.px, spec.px, -1)
 
 
-def resize_and_crop_fast(pixels: np.ndarray, spec: Preprocessing) -> np.ndarray:
+def resize_and_crop_fast(pixels: np.ndarray, spec: Preprocessing, at: tuple[float, float] = MIDDLE) -> np.ndarray:
     """The same of (h, w, 1 or 3) uint8, to one grey level; for pixels that were resampled once already."""
     if spec.interpolation not in ("bilinear", "bicubic"):
-        return resize_and_crop(as_image(pixels), spec)
+        return resize_and_crop(as_image(pixels), spec, at)
     size = _short_to((pixels.shape[1], pixels.shape[0]), int(spec.px / spec.crop))
     if size != (pixels.shape[1], pixels.shape[0]):
         pixels = _resample(np.array(pixels), size, spec.interpolation)  # torch wants what it could write to
-    left, top = _middle(size, spec.px)
+    left, top = _corner(size, spec.px, at)
     square = pixels[top : top + spec.px, left : left + spec.px]
     if square.shape[2] == len(spec.mode):
         return square
@@ -155,8 +158,9 @@ def as_image(pixels: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
 
 
-def _middle(size: tuple[int, int], px: int) -> tuple[int, int]:
-    return round((size[0] - px) / 2), round((size[1] - px) / 2)
+def _corner(size: tuple[int, int], px: int, at: tuple[float, float]) -> tuple[int, int]:
+    """Left and top of the square; in the middle with torchvision's rounding."""
+    return round((size[0] - px) * at[0]), round((size[1] - px) * at[1])
 
 
 def _short_to(size: tuple[int, int], short: int) -> tuple[int, int]:

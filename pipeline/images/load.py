@@ -19,6 +19,7 @@ from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.images.decode import (
     MAX_PIXELS,
+    MIDDLE,
     Unreadable,
     as_image,
     enlarge,
@@ -35,11 +36,13 @@ IN_MEMORY = 1 << 30  # bytes; larger arrays lie in a file without a name, so tha
 
 
 def load_images(
-    rows: Sequence[Row], spec: Preprocessing, store: Store | None = None, hashes: Sequence[str] = ()
-) -> np.ndarray:
+    rows: Sequence[Row], spec: Preprocessing, store: Store | None = None, hashes: Sequence[str] = (),
+    at: tuple[float, float] = MIDDLE,
+) -> np.ndarray:  # fmt: skip
     """`(N, px, px, C)` uint8, C = 3 for RGB and 1 for L. Raises `Mistakes` naming every unreadable file.
 
-    store, hashes: where the pixels are, and the content hash of each row; without them the files are decoded.
+    store, hashes: where the pixels are, and the content hash of each row; without them the files are decoded. at: which
+    square of an image, from its left or top edge (0) to the other (1).
     """
     channels = {"RGB": 3, "L": 1}[spec.mode]
     images = _array((len(rows), spec.px, spec.px, channels), store.folder.parent if store else None)
@@ -47,13 +50,13 @@ def load_images(
     def fill(index: int) -> Mistake | None:
         stored = store.pixels(hashes[index]) if store else None
         if store and stored is not None and store.is_reduced(hashes[index]):
-            images[index] = resize_and_crop_fast(stored, spec)
+            images[index] = resize_and_crop_fast(stored, spec, at)
             return None
         try:
             image = open_image(rows[index]["path"])[0] if stored is None else as_image(stored)
         except Unreadable as error:
             return unreadable(rows[index], error)
-        images[index] = resize_and_crop(image, spec)
+        images[index] = resize_and_crop(image, spec, at)
         return None
 
     parts = [range(start, min(start + TASK, len(rows))) for start in range(0, len(rows), TASK)]

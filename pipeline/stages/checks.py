@@ -91,12 +91,13 @@ def smoke(settings: Experiment, name: str, experiment: str) -> None:
     work.competition = few(work.competition, N_TRAIN, N_TEST)
     receipt = train(work)
     if work.competition.test_rows:
-        from pipeline.model import pick_device
-        from pipeline.submit import answer_texts, predict_test
+        from pipeline.ensemble.recipe import Recipe
+        from pipeline.stages.members import own
+        from pipeline.stages.predictions import test_outputs
+        from pipeline.submit import answer_texts
 
-        checkpoints = [work.resolve(receipt, each) for each in receipt.artifacts if each.endswith(".safetensors")]
-        device = pick_device(small.train.device)
-        outputs = predict_test(checkpoints, work.competition, device, work.store, work.contents[1])
+        member = test_outputs(work, [own(work, receipt)], small.submit, fresh=True)
+        outputs = Recipe(small.submit.average, (1.0,), ()).outputs(member, small.competition.target)
         say(
             "smoke",
             f"{len(outputs)} test images predicted, e.g. {', '.join(answer_texts(work.competition, outputs)[:5])}",

@@ -1,10 +1,13 @@
-"""The stages after training: `submit` predicts and writes the file, `score` compares it with answers that are known."""
+"""The stages after training: `submit` blends, predicts and writes the file, `score` says what it was worth."""
 
 from __future__ import annotations
 
 import json
 import time
-from itertools import product
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.atomic import atomic
@@ -12,78 +15,144 @@ from pipeline.competition.paths import root_of
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import fingerprint
 from pipeline.receipts import Receipt
+from pipeline.stages.blend_record import about_blend, expectation, looked_at, record_of, tell_blend
 from pipeline.stages.describe import dataset, page
-from pipeline.stages.training import identity_of, train
+from pipeline.stages.members import Member, check_alike, chosen_runs, fetched, own
+from pipeline.stages.predictions import oof_outputs, test_outputs
+from pipeline.stages.training import train
 from pipeline.work import Work, say
+
+if TYPE_CHECKING:
+    from pipeline.ensemble.blends import Blend
+    from pipeline.ensemble.recipe import Recipe
+    from pipeline.ensemble.weights import Rows
+
+
+@dataclass(frozen=True)
+class Blended:
+    """What members come to together. folds: of the out-of-fold rows."""
+
+    rows: Rows
+    blend: Blend
+    recipe: Recipe
 
 
 def submit(work: Work) -> Receipt:
-    """Predicts the test images with every fold's model. Leaves `submission.csv` and `submission.json`."""
-    competition = work.competition
-    if not competition.test_rows and not competition.mistakes:
-        found, valid = (
-            "there is no test set, so nothing can be submitted",
-            "valid: make train, or a competition with one",
-        )
-        raise Mistakes([Mistake("competition", found, valid, "submission")])
-    trained = train(work)
-    models = [name for name in trained.artifacts if name.startswith("fold-") and name.endswith(".safetensors")]
-    inputs = {
-        "train": trained.fingerprint,
-        "models": fingerprint([trained.artifacts[name]["sha256"] for name in models]),
+    """Predicts the test images with every model of the chosen runs, blended. Leaves `submission.csv` and `.json`.
+
+    `work.runs` names the runs; without it, it is the experiment's own training, made where it is not yet.
+    """
+    refuse_without_test(work)
+    trained, tracker, runs = None, None, []
+    if work.runs:
+        work.check()
+        tracker, runs = chosen_runs(work, work.runs)
+        made_of = {"runs": [run.id for run in runs]}
+    else:
+        trained = train(work)
+        models = [made["sha256"] for name, made in trained.artifacts.items() if name.endswith(".safetensors")]
+        made_of = {"runs": "its own", "train": trained.fingerprint, "models": fingerprint(models)}
+    inputs = made_of | {
+        **work.settings.flat("submit"),
+        "metric": work.competition.metric,
         "test images": work.image_hashes[1],
-        "sample submission": receipts.sha256(competition.sample_csv)[:16] if competition.sample_csv else "none",
+        "sample submission": receipts.sha256(work.competition.sample_csv)[:16]
+        if work.competition.sample_csv
+        else "none",
     }
     if done := work.done("submit", inputs, fetchable=False):
         return done
     work.check()
     started = time.perf_counter()
-    from pipeline import submit as room
-    from pipeline.crossval import refuse_others
-    from pipeline.model import checkpoint_info, pick_device
+    members = [own(work, trained)] if trained else [fetched(work, tracker, run) for run in runs if tracker]
+    check_alike(members, work)
+    blended = blend_of(work, members)
+    tell_blend(blended.blend, work.competition.metric)
+    outputs = blended.recipe.outputs(test_outputs(work, members, work.settings.submit), work.competition.target)
+    return _write(work, inputs, members, blended, outputs, started)
 
-    checkpoints = [work.resolve(trained, name) for name in models]
-    identity = identity_of(trained.fingerprint, trained.inputs)
-    seeds = work.settings.train.seeds
-    folds = range(len(checkpoints) // len(seeds))
-    for (seed, fold), checkpoint in zip(product(seeds, folds), checkpoints, strict=True):  # as they were trained
-        refuse_others(checkpoint, checkpoint_info(checkpoint), identity, fold, seed)
-    device = pick_device(work.settings.train.device)
-    probs = room.predict_test(checkpoints, competition, device, work.store, work.contents[1])
+
+def refuse_without_test(work: Work) -> None:
+    """Raises `Mistakes` where there is nothing to submit."""
+    if not work.competition.test_rows and not work.competition.mistakes:
+        found, valid = (
+            "there is no test set, so nothing can be submitted",
+            "valid: make train, or a competition with one",
+        )
+        raise Mistakes([Mistake("competition", found, valid, "submission")])
+
+
+def blend_of(work: Work, members: Sequence[Member]) -> Blended:
+    """Chooses weights and bias on out-of-fold rows alone."""
+    import numpy as np
+
+    from pipeline.crossval import arrays_of
+    from pipeline.ensemble.blends import choose
+    from pipeline.ensemble.recipe import Recipe
+    from pipeline.ensemble.weights import Rows
+    from pipeline.progress import Steps
+
+    settings, competition = work.settings.submit, work.competition
+    oof = members[0].oof
+    group_of = dict(zip(members[0].folds["image_id"], members[0].folds["group"], strict=True))
+    groups = np.array([group_of[image_id] for image_id in oof["image_id"]])
+    each = oof_outputs(work, members, settings)
+    rows = Rows(each, arrays_of(oof)[0], groups, competition.metric, competition.target, settings.average)
+    with Steps("submit") as tell:
+        names = [member.name for member in members]
+        blend = choose(rows, oof["fold"].to_numpy(), settings.blend, settings.bias, settings.seed, names, tell)
+    return Blended(rows, blend, Recipe(settings.average, blend.chosen.weights, blend.chosen.bias))
+
+
+def _write(
+    work: Work, inputs: dict[str, Any], members: Sequence[Member], blended: Blended, outputs: Any, started: float
+) -> Receipt:
+    from pipeline import submit as room
+    from pipeline.report.blend_pictures import blends
+
+    competition, chosen = work.competition, blended.blend.chosen
     path, record_path = work.folder / "submission.csv", work.folder / "submission.json"
     before = room.read_submission(path)
-    submission = room.write_submission(competition, probs, path)
-    n_changed = room.n_changed(before, submission)
-    record = {
-        "cv_run": trained.run_id,
-        "checkpoints": {
-            name: {"sha256": trained.artifacts[name]["sha256"], "weight": 1 / len(models)} for name in models
-        },
-        "tta": "none",
-        "code_version": {"trained": trained.code_version, "predicted": receipts.code_version()},
-        "metric": competition.metric,
-        "out_of_fold": trained.figures,
-        "n_rows": len(submission),
-        "n_rows_changed_since_previous": n_changed,
-        "sha256": receipts.sha256(path),
-    }
+    room.write_submission(competition, outputs, path)
+    now = room.read_submission(path)
+    seen = looked_at(work, blended.rows, chosen, before, now)
+    likely = expectation(work, chosen.score)
+    record = record_of(work, members, blended.blend, blended.recipe, seen, likely, receipts.sha256(path))
     with atomic(record_path) as temporary:
         temporary.write_text(json.dumps(record, indent=1))
-    oof_score = trained.figures["score"]
-    tags = {"cv_run": trained.run_id, **identity}
-    with work.run("submission", f"submission · {oof_score:.4f}", inputs, tags) as run_id:
-        work.tracker.metrics(run_id, {f"oof_{competition.metric}": oof_score})
+    picture = work.folder / "blends.png"
+    blends(blended.blend.candidates, blended.blend.singles, chosen.name, competition.metric, picture)
+    identity = {"cv_run": members[0].run_id, "cv_runs": " ".join(member.run_id for member in members),
+                "submission_sha256": record["sha256"]}  # fmt: skip
+    n_models = sum(len(member.checkpoints) for member in members)
+    told = f"{record['n_rows']:,} rows, each the {_mean(work)} of {n_models} models{_of_runs(members)}"
+    with work.run("submission", f"submission · {chosen.score:.4f}", inputs, identity) as run_id:
+        name = f"oof_{competition.metric}"
+        work.tracker.metrics(run_id, {name: chosen.score, f"{name}_low": chosen.low, f"{name}_high": chosen.high})
         work.tracker.inputs(run_id, [dataset(competition, "test", work.image_hashes[1])])
-        interval = f"95 % interval {trained.figures['low']:.4f} to {trained.figures['high']:.4f}"
-        told = [f"{len(submission):,} rows, each the mean of {len(models)} models",
-                f"{competition.metric} {oof_score:.4f} out of fold, {interval}"]  # fmt: skip
-        work.tracker.describe(run_id, page(work, "A submission.", told, "submit",
-                                           {"cross-validation": trained.run_id}))  # fmt: skip
-        for file in (path, record_path):
+        lines = [told, *about_blend(work, blended.blend, members), *seen.warnings, *likely.words]
+        links = {f"cross-validation {member.name}": member.run_id for member in members}
+        work.tracker.describe(run_id, page(work, "A submission.", lines, "submit", links))
+        for file in (path, record_path, picture):
             work.tracker.artifact(run_id, file)
-    since = "" if n_changed == "no previous" else f"; {n_changed:,} rows differ from the submission before"
-    say("submit", f"{len(submission):,} rows, each the mean of {len(models)} models{since}")
-    return work.finish("submit", inputs, [path, record_path], run_id, {"n_rows": len(submission)}, started)
+    for warning in seen.warnings:
+        say("submit", f"warning: {warning}")
+    for line in likely.words:
+        say("submit", line)
+    since = "" if seen.n_changed == "no previous" else f"; {seen.n_changed:,} rows differ from the submission before"
+    say("submit", told + since)
+    figures = {"n_rows": record["n_rows"], "score": chosen.score, "low": chosen.low, "high": chosen.high}
+    return work.finish("submit", inputs, [path, record_path], run_id, figures, started)
+
+
+def _mean(work: Work) -> str:
+    words = {"probs": "mean", "logits": "mean of the logits", "ranks": "mean of the ranks", "vote": "vote"}
+    views = work.settings.submit.views
+    return words[work.settings.submit.average] + (f" over {', '.join(views)}" if views else "")
+
+
+def _of_runs(members: Sequence[Member]) -> str:
+    return f" of {len(members)} runs" if len(members) > 1 else ""
 
 
 def score(work: Work) -> Receipt:
@@ -94,6 +163,9 @@ def score(work: Work) -> Receipt:
         from pipeline.score import check_answers
 
         check_answers(answers)
+    last = receipts.read(work.folder, "submit")
+    if last and isinstance(last.inputs.get("runs"), list):
+        work.runs = tuple(last.inputs["runs"])  # a blend of several runs is scored as it was submitted
     submitted = submit(work)
     inputs = {
         "submission": submitted.artifacts["submission.csv"]["sha256"][:16],
@@ -115,15 +187,15 @@ def score(work: Work) -> Receipt:
 
 def summary(work: Work) -> str:
     """What the user wants to know in the end, from the receipts alone."""
-    trained = receipts.read(work.folder, "train")
-    assert trained is not None, "submit comes after train"
-    oof = trained.figures
+    made = receipts.read(work.folder, "submit")
+    assert made is not None, "it has just been made"
+    figures = made.figures
     experiment = "" if work.experiment == "experiments/digits.yaml" else f" EXP={work.experiment}"
     rows = {
         f"cross-validated {work.competition.metric}": (
-            f"{oof['score']:.4f}  (95 % interval {oof['low']:.4f} to {oof['high']:.4f})"
+            f"{figures['score']:.4f}  (95 % interval {figures['low']:.4f} to {figures['high']:.4f})"
         ),
-        "submission": shown(work.folder / "submission.csv"),
+        "submission": shown(Path(work.folder / "submission.csv")),
         "browse all runs in MLflow": f"make ui{experiment}",
     }
     return "\n" + "\n".join(f"{label:<28} {value}" for label, value in rows.items())

@@ -32,3 +32,8 @@ def runs(tracker: Tracker, stages: Sequence[str]) -> list[Run]:
         for run in found
     ]
     return sorted(plain, key=lambda run: run.started, reverse=True)
+
+
+def files(tracker: Tracker, run_id: str) -> list[str]:
+    """Names of the files at the top of a run's artifacts."""
+    return [entry.path for entry in tracker.client.list_artifacts(run_id) if not entry.is_dir]

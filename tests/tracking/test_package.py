@@ -23,9 +23,11 @@ from pipeline.config.mistakes import Mistakes
 from pipeline.config.settings import ROOT
 from pipeline.config.training import Model
 from pipeline.images.content import content_hashes
+from pipeline.images.load import load_images
 from pipeline.images.store import Store
-from pipeline.model import CheckpointInfo, build_model, save_checkpoint
-from pipeline.submit import answer_texts, predict_test
+from pipeline.model import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
+from pipeline.predict import predict
+from pipeline.submit import answer_texts
 from pipeline.task import Task
 from pipeline.tracking import package, registry
 from pipeline.tracking import runs as tracking
@@ -84,8 +86,11 @@ def build(competition, tmp_path):
         store = Store(tmp_path / f"store-{side}", side)
         hashes = content_hashes([row["path"] for row in competition.test_rows], tmp_path / "hashes.json")
         assert store.build(competition.test_rows, hashes, lambda n: None) == []
-        one = dataclasses.replace(competition, classes=task.classes)
-        expected = predict_test(paths, one, CPU, store, hashes)
+        each = []
+        for model, info in (load_checkpoint(path, CPU) for path in paths):
+            images = torch.from_numpy(load_images(competition.test_rows, info.preprocessing, store, hashes))
+            each.append(predict(model, info.task, images, info.preprocessing, CPU))
+        expected = np.mean(each, axis=0)
         texts = competition.label_texts if len(task.classes) == 2 else task.classes
         folder = save_package(tmp_path / name, paths, texts, " ", side)
         return folder, expected

@@ -1,0 +1,185 @@
+"""The runs behind a submission: the experiment's own training, or any finished cross-validations of the competition."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import receipts
+from pipeline.config.metric import parse_metric
+from pipeline.config.mistakes import Mistake, Mistakes, shown
+from pipeline.config.settings import RUNS
+from pipeline.receipts import Receipt
+from pipeline.stages.record import connect, find
+from pipeline.stages.training import identity_of
+from pipeline.work import Work, say
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipeline.config.settings import Experiment
+    from pipeline.tracking.browse import Run
+    from pipeline.tracking.runs import Tracker
+
+TOP = re.compile(r"top([1-9]\d?)")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A cross-validation as a submission needs it. checkpoints: in the order of (seed, fold)."""
+
+    run_id: str
+    title: str
+    checkpoints: list[Path]
+    hashes: list[str]  # of the checkpoints' files
+    oof: pd.DataFrame
+    folds: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return self.run_id[:8]
+
+
+def own(work: Work, trained: Receipt) -> Member:
+    """The experiment's own training."""
+    import pandas as pd
+
+    from pipeline.folds.split import read_folds
+
+    names = [name for name in trained.artifacts if name.startswith("fold-") and name.endswith(".safetensors")]
+    files = [work.resolve(trained, name) for name in names]
+    folds = receipts.read(work.folder, "folds")
+    assert folds is not None, "train comes after folds"
+    return Member(
+        trained.run_id,
+        work.name,
+        *_in_order(files, identity_of(trained.fingerprint, trained.inputs)),
+        pd.read_parquet(work.resolve(trained, "oof.parquet")),
+        read_folds(work.resolve(folds, "folds.csv")),
+    )
+
+
+def chosen_runs(work: Work, wanted: Sequence[str]) -> tuple[Tracker, list[Run]]:
+    """The cross-validations of `RUNS`, all on the same folds and images. Raises `Mistakes` naming the strangers."""
+    from pipeline.tracking.browse import runs
+
+    tracker = connect(work.settings)
+    found = [run for run in runs(tracker, ("cv",)) if run.status == "FINISHED"]
+    chosen: list[Run] = []
+    for name in wanted:
+        of_name = _top(found, int(match[1]), work.settings) if (match := TOP.fullmatch(name)) else [find(found, name)]
+        chosen += [run for run in of_name if run.id not in {other.id for other in chosen}]
+    first = chosen[0]
+    here = {"folds": first.tags.get("folds", "none"), "images": work.image_hashes[0]}
+    mistakes = []
+    for run in chosen:
+        for tag, value in here.items():
+            if (has := run.tags.get(tag, "none")) != value:
+                whose = "this experiment" if tag == "images" else first.id[:8]
+                told = f"was trained on other {tag} ({has[:8]}, and {value[:8]} in {whose})"
+                valid = "valid: runs whose rows were split and validated alike; make runs shows each one's folds"
+                mistakes.append(Mistake(f"RUNS: {run.id[:8]} ({run.name})", told, valid, "folds"))
+    if mistakes:
+        raise Mistakes(mistakes)
+    return tracker, chosen
+
+
+def _top(found: list[Run], n: int, settings: Experiment) -> list[Run]:
+    """The n best by their out-of-fold score, on the folds of the youngest run; one of several of equal settings."""
+    metric = parse_metric(settings.competition.metric, settings.competition.target)
+    name = f"oof_{metric.name}"
+    scored = [run for run in found if name in run.metrics]
+    if not scored:
+        return []
+    folds = scored[0].tags.get("folds")
+    on_folds: dict[str, Run] = {}
+    for run in scored:  # the youngest of equal ones
+        if run.tags.get("folds") == folds:
+            on_folds.setdefault(run.tags.get("settings", run.id), run)
+    sign = -1 if metric.greater_is_better else 1
+    best = sorted(on_folds.values(), key=lambda run: sign * run.metrics[name])[:n]
+    say("submit", f"top{n}: {', '.join(f'{run.id[:8]} {run.metrics[name]:.4f}' for run in best)}")
+    return best
+
+
+def fetched(work: Work, tracker: Tracker, run: Run) -> Member:
+    """Its files, from MLflow where they are not here. Raises `Mistakes` where one is not to be had, or not its own."""
+    import pandas as pd
+
+    from pipeline.folds.split import read_folds
+    from pipeline.tracking.browse import files
+
+    names = [name for name in files(tracker, run.id) if re.fullmatch(r"fold-[\w-]+\.safetensors", name)]
+    if not names:
+        valid = "valid: a run with its artifacts"
+        raise Mistakes([Mistake(f"RUNS: {run.id[:8]}", "MLflow holds no checkpoint of it", valid, "runs")])
+    identity = {name: run.tags.get(name, "none") for name in ("settings", "folds", "images")}
+    return Member(
+        run.id,
+        run.name,
+        *_in_order([file_of(run.id, name) for name in names], identity),
+        pd.read_parquet(file_of(run.id, "oof.parquet")),
+        read_folds(file_of(run.id, "folds.csv")),
+    )
+
+
+def file_of(run_id: str, name: str) -> Path:
+    """An artifact of a run, kept under `mlruns/cache/runs/`. Raises `Mistakes` where it cannot be had."""
+    from pipeline.tracking.runs import fetch
+
+    folder = RUNS / "cache" / "runs" / run_id
+    path = folder / name
+    if path.is_file():
+        return path
+    part = folder / f".part-{os.getpid()}"
+    part.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(fetch(run_id, name, part), path)  # whole, or not there
+    except Exception as error:  # MLflow raises many kinds; each means that the file cannot be had
+        found = f"MLflow does not give its {name} ({type(error).__name__})"
+        raise Mistakes([Mistake(f"run {run_id[:8]}", found, "valid: a run with its artifacts", "runs")]) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return path
+
+
+def _in_order(files: list[Path], identity: dict[str, str]) -> tuple[list[Path], list[str]]:
+    """(checkpoints by seed and fold, their hashes); refuses one that was trained on anything else."""
+    from pipeline.crossval import refuse_others
+    from pipeline.model import checkpoint_info
+
+    infos = {path: checkpoint_info(path) for path in files}
+    for path, info in infos.items():
+        named = re.fullmatch(r"fold-(\d+)(?:-seed-(\d+))?", path.stem)
+        fold, seed = (int(named[1]), int(named[2] or info.seed)) if named else (info.fold, info.seed)
+        refuse_others(path, info, identity, fold, seed)
+    paths = sorted(files, key=lambda path: (infos[path].seed, infos[path].fold))
+    return paths, [receipts.sha256(path) for path in paths]
+
+
+def check_alike(members: Sequence[Member], work: Work) -> None:
+    """Raises `Mistakes` where members answer other questions: other classes, other rows, other labels, other folds."""
+    from pipeline.compare import align
+    from pipeline.model import checkpoint_info
+
+    competition = work.competition
+    mistakes = []
+    for member in members:
+        for path in member.checkpoints:
+            task = checkpoint_info(path).task
+            if (task.kind, task.classes) != (competition.target, competition.classes):
+                found = f"answers {task.kind} of {', '.join(task.classes)}"
+                valid = f"valid: {competition.target} of {', '.join(competition.classes)}, in this order"
+                mistakes.append(Mistake(shown(path), found, valid, "foreign artifacts"))
+        try:
+            align(members[0].oof, member.oof)
+        except ValueError as error:
+            valid = f"valid: runs on the rows and folds of {members[0].name}"
+            mistakes.append(Mistake(f"RUNS: {member.name} ({member.title})", str(error), valid, "folds"))
+    if mistakes:
+        raise Mistakes(mistakes)

@@ -1,0 +1,222 @@
+"""Outputs of a submission's models: for the test rows, and for the training rows that each one did not see.
+
+What is predicted is kept under `mlruns/cache/predictions/`, model by model and part by part, so a command that was
+killed goes on, and another blend of the same models predicts nothing again.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.atomic import atomic
+from pipeline.config.settings import RUNS, fingerprint
+from pipeline.config.submission import Submit
+from pipeline.stages.members import Member
+from pipeline.work import Work
+
+if TYPE_CHECKING:
+    import torch
+
+    from pipeline.competition.contract import Row
+    from pipeline.ensemble.combine import Average
+    from pipeline.progress import ImageProgress
+    from pipeline.views import Place
+
+KEPT = 2 << 30  # bytes of predictions that stay; the longest unused go first
+
+
+@dataclass(frozen=True)
+class Question:
+    """Rows that some models are to answer. models: (member, checkpoint) by their places."""
+
+    rows: Sequence[Row]
+    contents: Sequence[str]
+    models: list[tuple[int, int]]
+    of_fold: bool  # each model's own validation rows, and not the test rows
+
+
+def test_outputs(work: Work, members: Sequence[Member], submit: Submit, fresh: bool = False) -> list[np.ndarray]:
+    """For each member the mean over its models, in the space of `submit.average`: (N_test, n_outputs) float64.
+
+    fresh: predicts everything again, and keeps nothing.
+    """
+    from pipeline.ensemble.combine import spread
+
+    models = [(m, c) for m, member in enumerate(members) for c in range(len(member.checkpoints))]
+    question = Question(work.competition.test_rows, work.contents[1], models, False)
+    answers = _answers(work, members, [question], submit, fresh)
+    kind = work.competition.target
+    return [
+        np.mean([spread(answers[m, c], submit.average, kind) for c in range(len(member.checkpoints))], axis=0)
+        for m, member in enumerate(members)
+    ]
+
+
+def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[np.ndarray]:
+    """The same for the out-of-fold rows, in the order of the first member's table.
+
+    Each row is answered by the models that did not see it, through the same views and averaged in the same way as the
+    test rows are. Where the table of the training holds just that, it is not predicted again.
+    """
+    from pipeline.crossval import arrays_of
+    from pipeline.ensemble.combine import spread
+    from pipeline.folds.split import splits
+    from pipeline.model import checkpoint_info
+
+    kind = work.competition.target
+    ids = members[0].oof["image_id"].to_numpy()
+    place = {image_id: i for i, image_id in enumerate(ids)}
+    row_of = {row["image_id"]: i for i, row in enumerate(work.competition.train_rows)}
+    questions: list[Question] = []
+    sides: dict[tuple[int, int], np.ndarray] = {}  # the places in `ids` of the rows that a model validated
+    known: dict[tuple[int, int], np.ndarray] = {}
+    for m, member in enumerate(members):
+        each = splits(member.folds)
+        table = arrays_of(member.oof.set_index("image_id").loc[ids].reset_index())[1]
+        once = len(member.checkpoints) == len({split.fold for split in each})  # one model a row
+        for c, path in enumerate(member.checkpoints):
+            _, valid = each[checkpoint_info(path).fold].sides(member.folds, ids)
+            sides[m, c] = valid
+            if not submit.views and once:
+                known[m, c] = table[valid]
+                continue
+            rows = [row_of[image_id] for image_id in ids[valid]]
+            asked = [work.competition.train_rows[i] for i in rows]
+            questions.append(Question(asked, [work.contents[0][i] for i in rows], [(m, c)], True))
+    answers = known | _answers(work, members, _joined(questions), submit, False)
+    means = []
+    for m, member in enumerate(members):
+        total, times = np.zeros((len(place), answers[m, 0].shape[1])), np.zeros(len(place))
+        for c in range(len(member.checkpoints)):
+            total[sides[m, c]] += spread(answers[m, c], submit.average, kind)
+            times[sides[m, c]] += 1
+        means.append(total / times[:, None])
+    return means
+
+
+def _joined(questions: list[Question]) -> list[Question]:
+    """Models that are asked the same rows are asked at once, so that these are read once."""
+    of_rows: dict[tuple[str, ...], Question] = {}
+    for question in questions:
+        key = tuple(row["image_id"] for row in question.rows)
+        if key in of_rows:
+            of_rows[key].models.extend(question.models)
+        else:
+            of_rows[key] = question
+    return list(of_rows.values())
+
+
+def _answers(
+    work: Work, members: Sequence[Member], questions: Sequence[Question], submit: Submit, fresh: bool
+) -> dict[tuple[int, int], np.ndarray]:
+    """(member, checkpoint) -> (rows of its question, n_outputs) float32."""
+    from pipeline.model import pick_device
+    from pipeline.progress import ImageProgress
+    from pipeline.views import views_of
+
+    if not questions:
+        return {}
+    device = pick_device(work.settings.train.device)
+    n = sum(len(q.rows) * len(q.models) for q in questions) * len(views_of(submit.views))
+    answers: dict[tuple[int, int], np.ndarray] = {}
+    with ImageProgress(n, "submit", "predicting", "predicted", told_from=5) as progress:
+        for question in questions:
+            for group in _by_preprocessing(members, question.models):
+                answers |= _ask(work, members, question, group, submit, device, fresh, progress)
+    _forget(RUNS / "cache" / "predictions")
+    return answers
+
+
+def _by_preprocessing(members: Sequence[Member], models: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    from pipeline.model import checkpoint_info
+
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for m, c in models:
+        spec = checkpoint_info(members[m].checkpoints[c]).preprocessing
+        groups.setdefault(spec.model_dump_json(), []).append((m, c))
+    return list(groups.values())
+
+
+def _ask(
+    work: Work, members: Sequence[Member], question: Question, models: list[tuple[int, int]], submit: Submit,
+    device: torch.device, fresh: bool, progress: ImageProgress,
+) -> dict[tuple[int, int], np.ndarray]:  # fmt: skip
+    """Answers of models with one preprocessing."""
+    from pipeline.images.content import images_hash
+    from pipeline.images.load import load_images
+    from pipeline.model import checkpoint_info, load_checkpoint
+    from pipeline.stream import Part, part_size, stream
+    from pipeline.views import views_of
+
+    views = views_of(submit.views)
+    spec = checkpoint_info(members[models[0][0]].checkpoints[models[0][1]]).preprocessing
+    size, n = part_size(spec.px, device), len(question.rows)
+    how: Average = "logits" if submit.average == "logits" else "probs"
+    asked = images_hash([row["image_id"] for row in question.rows], list(question.contents))
+    folders = [
+        RUNS / "cache" / "predictions" / fingerprint(
+            [members[m].hashes[c], list(submit.views), how if len(views) > 1 else "probs", asked,
+             [row["image_id"] for row in question.rows], work.store.side, str(device), size]
+        ) for m, c in models
+    ]  # fmt: skip
+    starts = range(0, n, size)
+    kept: list[dict[int, np.ndarray]] = [
+        {}
+        if fresh
+        else {start: part for start in starts if (part := _read(folder / f"{start}.safetensors")) is not None}
+        for folder in folders
+    ]
+    progress.found(sum(len(part) for parts in kept for part in parts.values()) * len(views))
+    todo = [
+        Part(start, min(start + size, n), missing)
+        for start in starts if (missing := tuple(i for i, parts in enumerate(kept) if start not in parts))
+    ]  # fmt: skip
+    needed = {i for part in todo for i in part.models}
+    loaded = {i: load_checkpoint(members[models[i][0]].checkpoints[models[i][1]], device) for i in sorted(needed)}
+
+    def load(start: int, stop: int, place: Place) -> np.ndarray:
+        rows, contents = question.rows[start:stop], question.contents[start:stop]
+        return load_images(rows, place.spec(spec), work.store, contents, (place.x, place.y))
+
+    for part, outputs in stream(loaded, load, todo, views, submit.average, device, progress):
+        for i, of_model in outputs.items():
+            kept[i][part.start] = of_model
+            if not fresh:
+                _write(folders[i] / f"{part.start}.safetensors", of_model)
+    return {
+        model: np.concatenate([parts[start] for start in starts]) for model, parts in zip(models, kept, strict=True)
+    }
+
+
+def _read(path: Path) -> np.ndarray | None:
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)["outputs"]
+    except Exception:  # not there, or not whole: it is predicted again
+        return None
+
+
+def _write(path: Path, outputs: np.ndarray) -> None:
+    from safetensors.numpy import save_file
+
+    with atomic(path) as temporary:
+        save_file({"outputs": np.ascontiguousarray(outputs)}, temporary)
+
+
+def _forget(folder: Path) -> None:
+    """Keeps `KEPT` bytes, those that were written last."""
+    if not folder.is_dir():
+        return
+    each = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    total = 0
+    for path in each:
+        total += sum(file.stat().st_size for file in path.iterdir())
+        if total > KEPT:
+            shutil.rmtree(path, ignore_errors=True)
