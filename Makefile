@@ -3,6 +3,9 @@
 #   SET="train.epochs=3 ..."    settings for this call
 #   FORCE=1                     make the target again, although nothing changed
 #   RUNS="a b"                  runs to compare, by the beginnings of their ids (make runs lists them)
+#                               or to submit together, also RUNS=top5
+#   SUBMISSION=a                a submission, by the beginning of its run's id or by its file's path
+#   PUBLIC=0.76 PRIVATE=0.75    what the leaderboard said of it
 #   RUN=a                       the run whose model is promoted or served, likewise
 #   TRIALS=40 HOURS=2 JOBS=2   how many settings `make tune` tries, for how long, how many at once
 #   FIX=1                       write a table that leaves out rows which cannot be used
@@ -14,6 +17,9 @@ FIX ?=
 PORT ?=
 RUNS ?=
 RUN ?=
+SUBMISSION ?=
+PUBLIC ?=
+PRIVATE ?=
 TRIALS ?=
 HOURS ?=
 JOBS ?=
@@ -22,13 +28,14 @@ VENV ?= .venv
 UV := .uv/bin/uv
 # with HOURS alone, the time is what ends it
 TUNING = $(if $(TRIALS),tune.trials=$(TRIALS)) $(if $(HOURS),tune.hours=$(HOURS) $(if $(TRIALS),,tune.trials=off)) $(if $(JOBS),tune.jobs=$(JOBS))
+OF_SUBMISSION = $(if $(SUBMISSION),--submission $(SUBMISSION))
 export UV_PYTHON_DOWNLOADS := never
 unexport PYTHONDONTWRITEBYTECODE  # importing torch takes 12 s when it is compiled anew each time, 4 s when not
 
-.PHONY: help setup eda folds overfit smoke train tune submit score runs compare sync promote serve export ui dashboard test lint types lock clean
+.PHONY: help setup eda folds overfit smoke train tune pseudo submit score board verify reproduce kaggle runs compare sync promote serve export ui dashboard test lint types lock clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z ]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{printf "  make %-9s %s\n", $$1, $$2}'
 	@printf '\n  EXP=experiments/NAME.yaml  SET="train.epochs=3 train.lr=1e-3"  FORCE=1  FIX=1\n'
 
 setup: $(VENV)/.synced  ## install everything into .venv, at the versions and hashes of requirements.lock
@@ -51,11 +58,26 @@ train: $(VENV)/.synced  ## train a model a fold and score all rows out of fold
 tune: $(VENV)/.synced  ## search for better settings (TRIALS=40 HOURS=2 JOBS=2)
 	@$(VENV)/bin/python -m pipeline tune $(EXP) $(SET) $(TUNING) $(if $(FORCE),--force)
 
-submit: $(VENV)/.synced  ## all of the above, then predict the test images and write the submission
-	@$(VENV)/bin/python -m pipeline submit $(EXP) $(SET) $(if $(FORCE),--force) $(if $(FIX),--fix)
+pseudo: $(VENV)/.synced  ## train again with the test rows that each fold is sure of, and compare
+	@$(VENV)/bin/python -m pipeline pseudo $(EXP) $(SET) $(if $(FORCE),--force)
 
-score: $(VENV)/.synced  ## score the submission, where the answers are known
-	@$(VENV)/bin/python -m pipeline score $(EXP) $(SET) $(if $(FORCE),--force) $(if $(FIX),--fix)
+submit: $(VENV)/.synced  ## all of the above, then predict the test images and write the submission (RUNS="a b", RUNS=top5)
+	@$(VENV)/bin/python -m pipeline submit $(EXP) $(SET) $(if $(RUNS),--runs $(RUNS)) $(if $(FORCE),--force) $(if $(FIX),--fix)
+
+score: $(VENV)/.synced  ## score the submission where the answers are known, or write down PUBLIC=0.76 PRIVATE=0.75
+	@$(VENV)/bin/python -m pipeline score $(EXP) $(SET) $(if $(FORCE),--force) $(if $(FIX),--fix) $(if $(PUBLIC),--public $(PUBLIC)) $(if $(PRIVATE),--private $(PRIVATE)) $(OF_SUBMISSION)
+
+board: $(VENV)/.synced  ## show all submissions beside each other, and which two to select
+	@$(VENV)/bin/python -m pipeline board $(EXP) $(SET)
+
+verify: $(VENV)/.synced  ## make a submission's file again from its record and compare it (SUBMISSION=a)
+	@$(VENV)/bin/python -m pipeline verify $(EXP) $(SET) $(OF_SUBMISSION)
+
+reproduce: $(VENV)/.synced  ## train a submission's models anew, from the code of then, and compare its file (SUBMISSION=a)
+	@$(VENV)/bin/python -m pipeline reproduce $(EXP) $(SET) $(OF_SUBMISSION)
+
+kaggle: $(VENV)/.kaggle  ## upload a submission to Kaggle, and fetch the scores (SUBMISSION=a)
+	@$(VENV)/bin/python -m pipeline kaggle $(EXP) $(SET) $(if $(FORCE),--force) $(OF_SUBMISSION)
 
 runs: $(VENV)/.synced  ## list the runs in the terminal
 	@$(VENV)/bin/python -m pipeline runs $(EXP)
@@ -92,6 +114,7 @@ types: $(VENV)/.synced  ## check types
 
 lock: $(UV)  ## choose versions anew and write requirements.lock
 	$(UV) pip compile pyproject.toml --group dev --universal --generate-hashes --no-emit-index-url --upgrade --quiet -o requirements.lock
+	$(UV) pip compile --group kaggle -c requirements.lock --universal --generate-hashes --no-emit-index-url --quiet -o requirements-kaggle.lock
 	@echo 'uv>=0.13,<0.14' | $(UV) pip compile - --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --upgrade --quiet -o requirements-uv.lock
 
 clean:  ## delete .venv, .uv and caches; with ALL=1 also data/ and mlruns/
@@ -104,6 +127,11 @@ $(UV): requirements-uv.lock
 		{ echo "$(PYTHON) is $$($(PYTHON) -V 2>&1); Python 3.11, 3.12 or 3.13 is needed (make PYTHON=python3.12 ...)"; exit 2; }
 	@echo "installing uv into .uv ..."
 	@rm -rf .uv && PIP_USER=0 $(PYTHON) -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --target .uv -r requirements-uv.lock
+	@touch $@
+
+$(VENV)/.kaggle: $(VENV)/.synced requirements-kaggle.lock
+	@echo "installing the Kaggle client ..."
+	@$(UV) pip install --quiet --require-hashes --no-deps --python $(VENV)/bin/python -r requirements-kaggle.lock
 	@touch $@
 
 $(VENV)/.synced: requirements.lock pyproject.toml

@@ -20,7 +20,12 @@ VERBS = {
     "train": "train a model a fold, score all rows out of fold",
     "tune": "search for better settings, and choose honestly",
     "submit": "predict the test images and write the submission",
-    "score": "score the submission, where the answers are known",
+    "pseudo": "train again with the test rows that each fold is sure of",
+    "score": "score the submission, or write down what the leaderboard said",
+    "board": "show all submissions beside each other, and which to select",
+    "verify": "make a submission's file again and compare it, byte by byte",
+    "reproduce": "train a submission's models anew and compare its file",
+    "kaggle": "upload a submission to Kaggle, and fetch the scores",
     "runs": "list the runs",
     "compare": "say whether one run is better than another, or lucky",
     "sync": "send to MLflow what it could not take before",
@@ -51,6 +56,9 @@ def main(argv: list[str] | None = None) -> int:
         "--runs", nargs="*", default=[], metavar="RUN", help="of `compare` and `submit`: ids or beginnings"
     )
     parser.add_argument("--run", default="", metavar="RUN", help="of `promote` and `serve`: an id or its beginning")
+    parser.add_argument("--submission", default="", help="of `score`, `verify`, ...: its run's id, or its file's path")
+    parser.add_argument("--public", type=float, help="of `score`: what the public leaderboard said")
+    parser.add_argument("--private", type=float, help="of `score`: what the private leaderboard said")
     parser.add_argument("--port", type=int, help="of `ui` (default 5000), `serve` (5001), `dashboard` (8080)")
     args = parser.parse_intermixed_args(argv)  # --force and --port may stand anywhere
 
@@ -82,6 +90,9 @@ def main(argv: list[str] | None = None) -> int:
                 work = Work(settings, name, args.verb, experiment=args.experiment, overrides=args.overrides)
                 return models.promote(work, args.run)
             return models.serve(settings, args.run, port)
+        told = args.public is not None or args.private is not None
+        if args.verb in ("board", "verify", "reproduce", "kaggle") or (args.verb == "score" and told):
+            return _of_submission(args, settings, name)
         if args.verb in ("runs", "compare", "sync"):
             from pipeline.stages import record
 
@@ -105,9 +116,22 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
+def _of_submission(args: argparse.Namespace, settings: Experiment, name: str) -> int:
+    from pipeline.stages import board, kaggle, reproduce, verify
+    from pipeline.work import Work
+
+    work = Work(settings, name, args.verb, args.force, args.experiment, args.overrides)
+    if args.verb == "score":
+        return board.write_down(work, args.submission, args.public, args.private)
+    if args.verb == "board":
+        return board.board(work)
+    verbs = {"verify": verify.verify, "reproduce": reproduce.reproduce, "kaggle": kaggle.kaggle}
+    return verbs[args.verb](work, args.submission)
+
+
 def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int:
     from pipeline.config.settings import RUNS
-    from pipeline.stages import checks, data, models, submission, training, tuning
+    from pipeline.stages import checks, data, models, pseudo, submission, training, tuning
     from pipeline.work import Work
 
     RUNS.mkdir(exist_ok=True)
@@ -125,7 +149,8 @@ def _run_stage(args: argparse.Namespace, settings: Experiment, name: str) -> int
             checks.overfit(work)
             return 0
         stages = {"eda": data.eda, "folds": data.folds, "train": training.train, "tune": tuning.tune}
-        after = {"submit": submission.submit, "score": submission.score, "export": models.export}
+        after = {"submit": submission.submit, "score": submission.score, "export": models.export,
+                 "pseudo": pseudo.pseudo}  # fmt: skip
         (stages | after)[args.verb](work)
     if args.verb == "submit":
         print(submission.summary(work))

@@ -11,7 +11,7 @@ import ctypes
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from pipeline.metrics import Interval, bootstrap_interval, score
 from pipeline.model import CheckpointInfo, checkpoint_info, load_checkpoint, pick_device, save_checkpoint
 from pipeline.precision import Precision
 from pipeline.predict import predict
+from pipeline.pseudo import Lent
 from pipeline.records import EpochRecord, FoldRun, optimism
 from pipeline.resume import ResumeState
 from pipeline.train import TrainingData, out_of_memory_explained, train_fold
@@ -55,8 +56,12 @@ def cross_validate(
     folder: Path,
     on_epoch: Callable[[EpochRecord], None],
     on_step: Callable[[int, int], None] = lambda epoch, share: None,
+    lent: Mapping[int, Lent] | None = None,
 ) -> CrossValidation:
-    """Trains what is not trained yet, predicts each row with the models that did not see it, scores all rows."""
+    """Trains what is not trained yet, predicts each row with the models that did not see it, scores all rows.
+
+    lent: by the number of a split, test rows that its models learn from besides.
+    """
     prepare_machine()
     device = pick_device(settings.train.device)
     identity = {**identity, "precision": str(precision)}
@@ -72,8 +77,9 @@ def cross_validate(
         for split in splits(folds):
             path = folder / f"{model_name(split.number, seed, settings)}.safetensors"
             valid_rows, of_fold = train_one(
-                data, folds, split, seed, settings, precision, device, identity, code, path, on_epoch, on_step
-            )
+                data, folds, split, seed, settings, precision, device, identity, code, path, on_epoch, on_step,
+                (lent or {}).get(split.number),
+            )  # fmt: skip
             outputs[valid_rows] += of_fold
             n_times[valid_rows] += 1
             fold_of_row[valid_rows] = np.where(split.repeat == 0, split.fold, fold_of_row[valid_rows])
@@ -119,6 +125,7 @@ def train_one(
     path: Path,
     on_epoch: Callable[[EpochRecord], None],
     on_step: Callable[[int, int], None] = lambda epoch, share: None,
+    lent: Lent | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """One model of a cross-validation, trained where it is not yet: (its validation rows, its outputs for them).
 
@@ -130,9 +137,10 @@ def train_one(
     state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
     if not path.is_file():
         which = FoldRun(split.number, len(splits(folds)), seed)
+        learnt, learnt_rows = lent.joined(data, train_rows) if lent else (data, train_rows)
         with out_of_memory_explained(settings.train):
             trained = train_fold(
-                data, train_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
+                learnt, learnt_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
             )
         outputs = trained.outputs
         with atomic(path.with_suffix(".json")) as temporary:

@@ -27,6 +27,10 @@ ROOMS = {  # whose code a stage's result comes from
         *(*_DATA, "metrics", "task", "losses", "optim", "augment", "feed", "model", "average", "precision", "predict"),
         *("records", "resume", "train", "crossval"),
     ),
+    "pseudo": (
+        *(*_DATA, "metrics", "task", "losses", "optim", "augment", "feed", "model", "average", "precision", "predict"),
+        *("records", "resume", "train", "crossval", "pseudo", "stream", "views"),
+    ),
     "tune": (
         *(*_DATA, "metrics", "task", "losses", "optim", "augment", "feed", "model", "average", "precision", "predict"),
         *("records", "resume", "train", "crossval", "lr_range", "compare", "tune"),

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 VERB_OF = {"eda": "eda", "folds": "folds", "cv": "train", "fold": "train", "submission": "submit", "tune": "tune",
            "trial": "tune", "trial-fold": "tune"}  # of a run's stage  # fmt: skip
-TRAINS = ("train", "submit", "score", "overfit", "export", "tune")  # verbs that may come to train a model
+TRAINS = ("train", "submit", "score", "overfit", "export", "tune", "pseudo")  # verbs that may come to train a model
 
 
 class Work:

@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"config", "atomic", "optim", "task"},
     "model_checks": {"config", "model", "optim"},
     "precision": {"config", "atomic", "model"},
+    "pseudo": {"metrics", "train"},
     "views": {"config"},
     "predict": {"config", "images", "augment", "model", "task", "views"},
     "infer": {"config", "images", "metrics", "model", "predict", "receipts"},
@@ -39,7 +40,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("config", "metrics", "task", "losses", "optim", "augment", "feed", "model", "average", "precision"),
         *("predict", "records", "resume"),
     },
-    "crossval": {"config", "folds", "metrics", "model", "precision", "predict", "records", "resume", "train", "atomic"},
+    "crossval": {
+        *("config", "folds", "metrics", "model", "precision", "predict", "pseudo", "records", "resume", "train", "atomic"),
+    },
     "ensemble": {"config", "metrics", "compare", "crossval"},
     "stream": {"ensemble", "infer", "predict", "views"},
     "leaderboard": set(),

@@ -77,6 +77,8 @@ class Declared(Settings):
     formula: str | Literal["none"] = "none"  # e.g. 6 * mask + 3 * gender + age, over the places of the parts' values
     group_pattern: str | Literal["none"] = "none"  # a regular expression on the id; its first (...) is the group
     fixes_csv: str | Literal["none"] = "none"  # image_id,label: rows to leave out (no label) or to label anew
+    # where make kaggle uploads: the competition's name in its address there
+    kaggle: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")] | Literal["none"] = "none"
     answers_csv: str = "answers.csv"  # read by `score` alone, and only where the organisers give it
 
     @property

@@ -104,8 +104,10 @@ def _log_models(work: Work, cv: CrossValidation, runs: dict[str, str], folder: P
         work.tracker.model(runs[key], name, params, {f"kept_{metric}": score}, n_epochs[key], tags, parent=runs["cv"])
 
 
-def about_cv(work: Work, fold_receipt: Receipt, told: str, cv: CrossValidation | None = None) -> str:
-    """The run's page. told: what is trained, in a line."""
+def about_cv(
+    work: Work, fold_receipt: Receipt, told: str, cv: CrossValidation | None = None, verb: str = "train"
+) -> str:
+    """The run's page. told: what is trained, in a line. verb: that makes it."""
     lines = [told.removesuffix(" ...")]
     if cv:
         metric = work.competition.metric
@@ -114,4 +116,4 @@ def about_cv(work: Work, fold_receipt: Receipt, told: str, cv: CrossValidation |
         lines = [f"**{metric} {cv.score:.4f}** of all out-of-fold rows, {interval}; {by_fold}", *lines]
     seen = receipts.read(work.folder, "eda")
     parents = {"folds": fold_receipt.run_id, "first look at the data": seen.run_id if seen else ""}
-    return page(work, "Each row scored by a model that did not see it.", lines, "train", parents)
+    return page(work, "Each row scored by a model that did not see it.", lines, verb, parents)

@@ -30,19 +30,25 @@ TOP = re.compile(r"top([1-9]\d?)")
 
 
 @dataclass(frozen=True)
-class Member:
-    """A cross-validation as a submission needs it. checkpoints: in the order of (seed, fold)."""
+class Models:
+    """The models of a cross-validation. checkpoints: in the order of (seed, fold)."""
 
     run_id: str
     title: str
     checkpoints: list[Path]
     hashes: list[str]  # of the checkpoints' files
-    oof: pd.DataFrame
-    folds: pd.DataFrame
 
     @property
     def name(self) -> str:
         return self.run_id[:8]
+
+
+@dataclass(frozen=True)
+class Member(Models):
+    """A cross-validation as a submission needs it: its models, and what they said of the rows they did not see."""
+
+    oof: pd.DataFrame
+    folds: pd.DataFrame
 
 
 def own(work: Work, trained: Receipt) -> Member:

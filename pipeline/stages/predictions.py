@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.atomic import atomic
 from pipeline.config.settings import RUNS, fingerprint
 from pipeline.config.submission import Submit
-from pipeline.stages.members import Member
+from pipeline.stages.members import Member, Models
 from pipeline.work import Work
 
 if TYPE_CHECKING:
@@ -38,24 +38,28 @@ class Question:
     rows: Sequence[Row]
     contents: Sequence[str]
     models: list[tuple[int, int]]
-    of_fold: bool  # each model's own validation rows, and not the test rows
 
 
-def test_outputs(work: Work, members: Sequence[Member], submit: Submit, fresh: bool = False) -> list[np.ndarray]:
+def test_outputs(work: Work, members: Sequence[Models], submit: Submit, fresh: bool = False) -> list[np.ndarray]:
     """For each member the mean over its models, in the space of `submit.average`: (N_test, n_outputs) float64.
 
     fresh: predicts everything again, and keeps nothing.
     """
     from pipeline.ensemble.combine import spread
 
-    models = [(m, c) for m, member in enumerate(members) for c in range(len(member.checkpoints))]
-    question = Question(work.competition.test_rows, work.contents[1], models, False)
-    answers = _answers(work, members, [question], submit, fresh)
-    kind = work.competition.target
+    answers, kind = model_outputs(work, members, submit, fresh), work.competition.target
     return [
         np.mean([spread(answers[m, c], submit.average, kind) for c in range(len(member.checkpoints))], axis=0)
         for m, member in enumerate(members)
     ]
+
+
+def model_outputs(
+    work: Work, members: Sequence[Models], submit: Submit, fresh: bool = False
+) -> dict[tuple[int, int], np.ndarray]:
+    """(member, checkpoint) -> (N_test, n_outputs) float32, each model by itself."""
+    models = [(m, c) for m, member in enumerate(members) for c in range(len(member.checkpoints))]
+    return _answers(work, members, [Question(work.competition.test_rows, work.contents[1], models)], submit, fresh)
 
 
 def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[np.ndarray]:
@@ -88,7 +92,7 @@ def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[n
                 continue
             rows = [row_of[image_id] for image_id in ids[valid]]
             asked = [work.competition.train_rows[i] for i in rows]
-            questions.append(Question(asked, [work.contents[0][i] for i in rows], [(m, c)], True))
+            questions.append(Question(asked, [work.contents[0][i] for i in rows], [(m, c)]))
     answers = known | _answers(work, members, _joined(questions), submit, False)
     means = []
     for m, member in enumerate(members):
@@ -113,7 +117,7 @@ def _joined(questions: list[Question]) -> list[Question]:
 
 
 def _answers(
-    work: Work, members: Sequence[Member], questions: Sequence[Question], submit: Submit, fresh: bool
+    work: Work, members: Sequence[Models], questions: Sequence[Question], submit: Submit, fresh: bool
 ) -> dict[tuple[int, int], np.ndarray]:
     """(member, checkpoint) -> (rows of its question, n_outputs) float32."""
     from pipeline.model import pick_device
@@ -133,7 +137,7 @@ def _answers(
     return answers
 
 
-def _by_preprocessing(members: Sequence[Member], models: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+def _by_preprocessing(members: Sequence[Models], models: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     from pipeline.model import checkpoint_info
 
     groups: dict[str, list[tuple[int, int]]] = {}
@@ -144,7 +148,7 @@ def _by_preprocessing(members: Sequence[Member], models: list[tuple[int, int]]) 
 
 
 def _ask(
-    work: Work, members: Sequence[Member], question: Question, models: list[tuple[int, int]], submit: Submit,
+    work: Work, members: Sequence[Models], question: Question, models: list[tuple[int, int]], submit: Submit,
     device: torch.device, fresh: bool, progress: ImageProgress,
 ) -> dict[tuple[int, int], np.ndarray]:  # fmt: skip
     """Answers of models with one preprocessing."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from pipeline.competition.contract import Competition
     from pipeline.precision import Precision
+    from pipeline.pseudo import Lent
     from pipeline.records import EpochRecord
     from pipeline.task import Task
     from pipeline.train import TrainingData
@@ -53,6 +54,18 @@ def train(work: Work) -> Receipt:
     if done := work.done("train", inputs):
         return done
     work.check()
+    return validate(work, "train", inputs, fold_receipt)
+
+
+def validate(
+    work: Work, verb: str, inputs: dict[str, Any], fold_receipt: Receipt, what: str = "",
+    lent: Mapping[int, Lent] | None = None, tags: Mapping[str, str] | None = None,
+) -> Receipt:  # fmt: skip
+    """The cross-validation itself, recorded, into `VERB-FINGERPRINT/`.
+
+    what: beside plain training, for titles. lent: as in `crossval.cross_validate`. tags: further ones of the run.
+    """
+    settings, competition = work.settings, work.competition
     started = time.perf_counter()
     from pipeline.crossval import cross_validate
     from pipeline.folds.split import read_folds, splits
@@ -60,11 +73,11 @@ def train(work: Work) -> Receipt:
     from pipeline.progress import TrainingProgress
     from pipeline.tracking.system import SystemSampler
 
-    folder = work.folder / f"train-{fingerprint(inputs)[:12]}"
-    finished = receipts.read(work.folder, "train")
-    if work.force and work.target == "train" and finished and finished.fingerprint == fingerprint(inputs):
+    folder = work.folder / f"{verb}-{fingerprint(inputs)[:12]}"
+    finished = receipts.read(work.folder, verb)
+    if work.force and work.target == verb and finished and finished.fingerprint == fingerprint(inputs):
         shutil.rmtree(folder, ignore_errors=True)
-        receipts.remove(work.folder, "train")  # a kill from here on leaves unfinished work, which is gone on with
+        receipts.remove(work.folder, verb)  # a kill from here on leaves unfinished work, which is gone on with
     folder.mkdir(parents=True, exist_ok=True)
     table = read_folds(work.resolve(fold_receipt, "folds.csv"))
     data = training_data(work)
@@ -81,8 +94,8 @@ def train(work: Work) -> Receipt:
     models = f"{n_folds} folds" if n_seeds == 1 else f"{n_folds} folds and {n_seeds} seeds"
     told = f"{settings.model.name} on {len(data.targets):,} images, {models} of {epochs} epochs, on {device} ..."
     say("train", told)
-    title = f"cv · {settings.model.name} · {settings.train.loss.name}"
-    tags = {**identity, "folds_run": fold_receipt.run_id, **machine(device)}
+    title = f"cv · {settings.model.name} · {settings.train.loss.name}{what}"
+    tags = {**identity, "folds_run": fold_receipt.run_id, **machine(device), **(tags or {})}
     for note in notes(settings.train, settings.augment):
         say("train", f"note: {note}")
     _tell_disk(work, data.task, n_folds * n_seeds, folder)
@@ -91,7 +104,7 @@ def train(work: Work) -> Receipt:
         runs["cv"] = run_id
         work.tracker.params(run_id, {**settings.flat(), "precision": str(precision)})
         work.tracker.inputs(run_id, [dataset(competition, "train", work.image_hashes[0])])
-        work.tracker.describe(run_id, about_cv(work, fold_receipt, told))
+        work.tracker.describe(run_id, about_cv(work, fold_receipt, told, verb=verb))
         with TrainingProgress(n_folds * n_seeds, epochs, competition.metric) as progress, SystemSampler() as sampler:
             progress.found(len(list(folder.glob("fold-*.safetensors"))))  # by a command that was killed
             log_epoch = epoch_logger(work, runs, runs_file, {**work.tags("fold", inputs), **tags}, sampler)
@@ -101,12 +114,13 @@ def train(work: Work) -> Receipt:
                 progress(record)
 
             code = receipts.code_version()
-            cv = cross_validate(data, table, settings, precision, identity, code, folder, on_epoch, progress.on_step)
+            cv = cross_validate(data, table, settings, precision, identity, code, folder, on_epoch, progress.on_step,
+                                lent)  # fmt: skip
         figures = {"score": cv.score, "low": cv.interval.low, "high": cv.interval.high, "fold_scores": cv.fold_scores}
         files = log_cv(work, cv, runs, folder)
         registered = log_model(work, run_id, inputs["folds"], cv.checkpoints, cv.oof, figures)
         work.tracker.rename(run_id, f"{title} · {cv.score:.4f}")
-        work.tracker.describe(run_id, about_cv(work, fold_receipt, told, cv))
+        work.tracker.describe(run_id, about_cv(work, fold_receipt, told, cv, verb))
     interval = f"95 % interval {cv.interval.low:.4f} to {cv.interval.high:.4f}"
     spread = f"{min(cv.fold_scores):.4f} to {max(cv.fold_scores):.4f}"
     say("train", f"{competition.metric} of all out-of-fold rows {cv.score:.4f} ({interval}); by fold {spread}")
@@ -119,7 +133,7 @@ def train(work: Work) -> Receipt:
     elif settings.train.select == "best":
         say("train", "train.select=best looks better than it is, since its epoch was chosen on the rows that score it; "
             "by how much, a single hold-out cannot tell (folds.k=5 can)")  # fmt: skip
-    return work.finish("train", inputs, files, run_id, figures, started)
+    return work.finish(verb, inputs, files, run_id, figures, started)
 
 
 def _trained_labels(work: Work) -> str:
