@@ -77,7 +77,12 @@ def write_down(work: Work, wanted: str, public: float | None, private: float | N
     given = {"PUBLIC": public, "PRIVATE": private}
     top = 1.0 if metric.kind in BOUNDED else math.inf
     wrong = [
-        Mistake(name, f"found {value}", f"valid: a {metric.name}, a number up to {top:g}", "scores")
+        Mistake(
+            name,
+            f"found {value}",
+            f"valid: a {metric.name}, " + ("from 0 to 1" if top == 1 else "any number"),
+            "scores",
+        )
         for name, value in given.items()
         if value is not None and not (math.isfinite(value) and value <= top and (value >= 0 or top == math.inf))
     ]

@@ -27,13 +27,15 @@ def reproduce(work: Work, wanted: str) -> int:
 
     Each run's code is checked out under `mlruns/reproduce/`, where its training goes on if it is interrupted.
     """
+    from pipeline.tracking.browse import files
+
     need_git()
     path, record = recorded(work, wanted)
-    client = connect(work.settings).client
+    tracker = connect(work.settings)
     members = []
     for number, member in enumerate(record["members"]):
         try:
-            tags = dict(client.get_run(member["run"]).data.tags)
+            tags = dict(tracker.client.get_run(member["run"]).data.tags)
         except Exception as error:  # MLflow raises many kinds; each means that there is no record of it
             found = f"MLflow has no run {member['run'][:8]} ({type(error).__name__})"
             raise Mistakes([Mistake("submission", found, "valid: a store that holds its trainings", "runs")]) from error
@@ -41,16 +43,16 @@ def reproduce(work: Work, wanted: str) -> int:
             "reproduce",
             f"run {number + 1} of {len(record['members'])}: {member['run'][:8]}, code {tags['code_version']}",
         )
-        code = _checked_out(member["run"], tags["code_version"])
+        changed = "uncommitted.diff" in files(tracker, member["run"])
+        code = _checked_out(member["run"], tags["code_version"].removesuffix("-dirty"), changed)
         members.append(_trained(code, member, tags))
     again = rebuilt(work, record, members)
     return told(work, record, path, again, "reproduce")
 
 
-def _checked_out(run_id: str, version: str) -> Path:
-    """A work tree with the code of a run: its commit, and what was changed and not committed then."""
-    commit = version.removesuffix("-dirty")
-    name = commit if commit == version else f"{commit}-{run_id[:8]}"
+def _checked_out(run_id: str, commit: str, changed: bool) -> Path:
+    """A work tree with the code of a run: its commit, and what was changed in the package and not committed then."""
+    name = f"{commit}-{run_id[:8]}" if changed else commit
     place = RUNS / "reproduce" / name / "code"
     if (place / ".podium-whole").is_file():
         return place
@@ -62,7 +64,7 @@ def _checked_out(run_id: str, version: str) -> Path:
     except subprocess.CalledProcessError as error:
         reason = error.stderr.strip().splitlines()[-1:] or [""]
         raise Stopped(f"code {commit} cannot be checked out ({reason[0]}); git fetch what is missing") from error
-    if commit != version:
+    if changed:
         changes = file_of(run_id, "uncommitted.diff")
         _git(place, "apply", "--whitespace=nowarn", str(changes.absolute()))
     (place / ".podium-whole").touch()
@@ -94,12 +96,19 @@ def _trained(code: Path, member: Mapping[str, Any], tags: Mapping[str, str]) -> 
         raise Stopped(f"the training of {member['run'][:8]} in {shown(code)} left no receipt")
     files = {name: code / "mlruns" / experiment / receipt.artifacts[name]["path"] for name in member["checkpoints"]}
     hashes = {name: receipts.sha256(path) for name, path in files.items()}
-    same = sum(hashes[name] == digest for name, digest in member["checkpoints"].items())
-    say(
-        "reproduce",
-        f"{same} of {len(files)} checkpoints are the same bytes; out of fold {receipt.figures['score']:.4f}",
-    )
+    same = sum(same_weights(path, file_of(member["run"], name)) for name, path in files.items())
+    say("reproduce", f"{same} of {len(files)} models have the same weights, bit for bit; out of fold "
+        f"{receipt.figures['score']:.4f}")  # fmt: skip
     return Models(member["run"], member["name"], list(files.values()), list(hashes.values()))
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    """Whether two checkpoints hold the same tensors; what else they say (by which code) may differ."""
+    import torch
+    from safetensors.torch import load_file
+
+    one, other = load_file(a), load_file(b)
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def _python(code: Path) -> str:

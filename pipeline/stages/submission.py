@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from pipeline.stages.training import train
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
+    from pipeline.compare import Comparison
     from pipeline.ensemble.blends import Blend
     from pipeline.ensemble.recipe import Recipe
     from pipeline.ensemble.weights import Rows
@@ -35,6 +36,7 @@ class Blended:
     rows: Rows
     blend: Blend
     recipe: Recipe
+    views: Comparison | None  # of the views with none, all else alike and every run weighing the same
 
 
 def submit(work: Work) -> Receipt:
@@ -87,9 +89,9 @@ def blend_of(work: Work, members: Sequence[Member]) -> Blended:
     import numpy as np
 
     from pipeline.crossval import arrays_of
-    from pipeline.ensemble.blends import choose
+    from pipeline.ensemble.blends import choose, compared
     from pipeline.ensemble.recipe import Recipe
-    from pipeline.ensemble.weights import Rows
+    from pipeline.ensemble.weights import Rows, equal
     from pipeline.progress import Steps
 
     settings, competition = work.settings.submit, work.competition
@@ -98,10 +100,18 @@ def blend_of(work: Work, members: Sequence[Member]) -> Blended:
     groups = np.array([group_of[image_id] for image_id in oof["image_id"]])
     each = oof_outputs(work, members, settings)
     rows = Rows(each, arrays_of(oof)[0], groups, competition.metric, competition.target, settings.average)
+    views = None
+    if settings.views:
+        plain = oof_outputs(work, members, settings.model_copy(update={"views": ()}))
+        alike = equal(rows)
+        views = compared(replace(rows, members=plain).outputs(alike), rows.outputs(alike), rows, oof["fold"].to_numpy())
+        told = f"views {', '.join(settings.views)}: {competition.metric} {views.difference:+.4f} "
+        helps = "help" if views.low > 0 else "harm" if views.high < 0 else "make no difference beyond noise"
+        say("submit", told + f"({views.low:+.4f} to {views.high:+.4f}): they {helps}")
     with Steps("submit") as tell:
         names = [member.name for member in members]
         blend = choose(rows, oof["fold"].to_numpy(), settings.blend, settings.bias, settings.seed, names, tell)
-    return Blended(rows, blend, Recipe(settings.average, blend.chosen.weights, blend.chosen.bias))
+    return Blended(rows, blend, Recipe(settings.average, blend.chosen.weights, blend.chosen.bias), views)
 
 
 def _write(
@@ -118,6 +128,9 @@ def _write(
     seen = looked_at(work, blended.rows, chosen, before, now)
     likely = expectation(work, chosen.score)
     record = record_of(work, members, blended.blend, blended.recipe, seen, likely, receipts.sha256(path))
+    if blended.views:
+        gain = {"by": blended.views.difference, "by_low": blended.views.low, "by_high": blended.views.high}
+        record["views_against_none"] = gain
     with atomic(record_path) as temporary:
         temporary.write_text(json.dumps(record, indent=1))
     picture = work.folder / "blends.png"
