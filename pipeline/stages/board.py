@@ -75,14 +75,9 @@ def write_down(work: Work, wanted: str, public: float | None, private: float | N
     """Writes what the leaderboard said to the submission's run. Returns the exit status."""
     metric = parse_metric(work.settings.competition.metric, work.settings.competition.target)
     given = {"PUBLIC": public, "PRIVATE": private}
-    top = 1.0 if metric.kind in BOUNDED else math.inf
+    top, span = (1.0, "from 0 to 1") if metric.kind in BOUNDED else (math.inf, "any number")
     wrong = [
-        Mistake(
-            name,
-            f"found {value}",
-            f"valid: a {metric.name}, " + ("from 0 to 1" if top == 1 else "any number"),
-            "scores",
-        )
+        Mistake(name, f"found {value}", f"valid: a {metric.name}, {span}", "scores")
         for name, value in given.items()
         if value is not None and not (math.isfinite(value) and value <= top and (value >= 0 or top == math.inf))
     ]
