@@ -10,8 +10,7 @@ import numpy as np
 from scipy import stats
 
 ENOUGH = 3  # pairs of scores, from which on their spread says something
-ODD = 3.5  # modified z-score beyond which a pair deviates: Iglewicz & Hoaglin 1993
-USUAL = 1.4826  # median absolute deviations in a standard deviation of a normal distribution
+SHOWN = 5e-5  # what a leaderboard of four decimals cannot show
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,22 @@ def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
 
 
 def deviating(pairs: Sequence[tuple[float, float]]) -> list[bool]:
-    """Which pairs lie off the others' shift by more than their spread explains; none where there are fewer than four.
+    """Which pairs lie off the others' shift by more than luck; none where there are fewer than four.
 
-    By medians, which the odd one itself does not move: |shift - median| / (1.4826 MAD) above 3.5.
+    Each shift against the mean of the others, in standard errors of one more of them (the externally studentised
+    residual; Cook & Weisberg 1982, section 2.2.2), beyond Student's t at 5 % for the whole board, by Bonferroni: with
+    medians and a fixed limit, one of five boards of four submissions would name somebody who is like all others.
     """
-    if len(pairs) < ENOUGH + 1:
-        return [False] * len(pairs)
+    n = len(pairs)
+    if n < ENOUGH + 1:
+        return [False] * n
     shifts = np.array([board - score for score, board in pairs])
-    off = np.abs(shifts - np.median(shifts))
-    spread = USUAL * float(np.median(off))
-    # equal to the last digit shown: then any other value is odd, if a leaderboard could show it
-    return (off > ODD * max(spread, 5e-5)).tolist()
+    limit, found = float(stats.t.ppf(1 - 0.05 / (2 * n), n - 2)), []
+    for i in range(n):
+        others = np.delete(shifts, i)
+        spread = max(float(others.std(ddof=1)), SHOWN)
+        found.append(bool(abs(shifts[i] - others.mean()) > limit * spread * (1 + 1 / (n - 1)) ** 0.5))
+    return found
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,10 @@ def unlike_training(
     (groups, not rows, where rows of one group come together). Told where the difference is above both `SURE` standard
     errors and a factor of `FAR`: with many rows anything is significant, and with few anything is large.
     """
-    variance = expected * (1 - expected) / max(n_expected, 1) + expected * (1 - expected) / max(n_test, 1)
-    # a class that was never seen has no spread to go by: one look's worth
-    error = np.sqrt(np.maximum(variance, (1 / max(n_test, 1)) ** 2))
+    a, b = max(n_expected, 1), max(n_test, 1)
+    pooled = (a * expected + b * of_test) / (a + b)
+    # a class that one side never saw has no spread to go by: one look's worth
+    error = np.sqrt(np.maximum(pooled * (1 - pooled) * (1 / a + 1 / b), (1 / min(a, b)) ** 2))
     beyond = np.abs(of_test - expected) > SURE * error
     ratio = np.maximum(of_test, 1e-12) / np.maximum(expected, 1e-12)
     far = (ratio > FAR) | (ratio < 1 / FAR)

@@ -28,7 +28,7 @@ def write_submission(competition: Competition, outputs: np.ndarray, path: Path) 
     submission = competition.test[["image_id"]].rename(columns={"image_id": ids})
     if competition.probability_columns:
         place = [competition.classes.index(name) for name in competition.probability_columns]
-        submission[list(competition.probability_columns)] = outputs[:, place]
+        submission[list(competition.probability_columns)] = outputs[:, place].astype(np.float32)  # what models know
     else:
         submission[label] = answer_texts(competition, outputs)
     header = list(submission.columns)

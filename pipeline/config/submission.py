@@ -14,7 +14,8 @@ class Submit(Settings):
 
     # probs: mean of the probabilities. logits: mean of their logarithms, which for a softmax is the mean of the logits.
     # ranks: mean of each class's ranks, scaled to 0..1, for metrics that only look at the order. vote: the class that
-    # most models answer; where several have as many, the one of the higher mean probability, then the first in order.
+    # most models answer (of ordered classes the median one); where several have as many, the one of the higher mean
+    # probability, then the first in order.
     average: Literal["probs", "logits", "ranks", "vote"] = "probs"
     # Views of each image whose outputs are averaged, the same out of fold and for the test rows; several multiply.
     # flip: as it is and mirrored. dihedral: all eight turns and mirrors. multi_crop: the middle and four corners.

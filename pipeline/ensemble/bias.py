@@ -19,7 +19,10 @@ LEAST = 1e-9  # gain of a step that is taken
 
 def can_be_shifted(metric: str, kind: str) -> bool:
     """Whether a shift can matter to the metric."""
-    return kind != "regression" and parse_metric(metric, kind).kind in DECIDES
+    rule = parse_metric(metric, kind)
+    if kind == "ordinal" and rule.kind in ("mae", "rmse"):
+        return True
+    return kind != "regression" and (rule.kind in DECIDES or (rule.kind, rule.number) == ("top_#_accuracy", 1))
 
 
 def apply_bias(outputs: np.ndarray, bias: np.ndarray, kind: str) -> np.ndarray:

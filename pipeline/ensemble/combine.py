@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from pipeline.metrics import decisions
 
 Average = Literal["probs", "logits", "ranks", "vote"]
+LEAST = 3e-8  # half a step of a float32 below 1: a sure yes and a sure no count alike, and neither is infinite
 TIE = 1e-6  # what probabilities count beside votes: enough to settle a tie, too little to make a minority win
 
 
@@ -24,11 +25,9 @@ def spread(outputs: np.ndarray, average: Average, kind: str) -> np.ndarray:
     """
     outputs = outputs.astype(np.float64)
     if average == "logits" and kind != "regression":
-        tiny = np.finfo(np.float32).tiny
         if kind == "multilabel":
-            # a float32 of 1 - 6e-8 is the last one below 1
-            return logit(outputs.clip(tiny, 1 - np.finfo(np.float32).eps / 4))
-        return np.log(outputs.clip(tiny, None))
+            return logit(outputs.clip(LEAST, 1 - LEAST))
+        return np.log(outputs.clip(np.finfo(np.float32).tiny, None))
     if average == "ranks":
         return rankdata(outputs, axis=0) / (len(outputs) + 1)
     if average == "vote":
@@ -50,9 +49,7 @@ def settled(mean: np.ndarray, average: Average, kind: str) -> np.ndarray:
     if average == "logits" and kind != "regression":
         powers = np.exp(mean - mean.max(axis=1, keepdims=True))
         return powers / powers.sum(axis=1, keepdims=True)
-    if average == "ranks" and kind != "multilabel":
-        return mean / mean.sum(axis=1, keepdims=True)
-    return mean
+    return mean  # of ranks: not of one row's sum, which would change the order within a class
 
 
 def mixed(members: Sequence[np.ndarray], weights: Sequence[float] | np.ndarray) -> np.ndarray:

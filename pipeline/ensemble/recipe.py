@@ -18,6 +18,6 @@ class Recipe:
     bias: tuple[float, ...]
 
     def outputs(self, members: Sequence[np.ndarray], kind: str) -> np.ndarray:
-        """members: what `combine.spread` gave for each, (N, C). (N, C) float32, as it is written."""
+        """members: what `combine.spread` gave for each, (N, C). (N, C) float64, by which ties of votes are settled."""
         mean = settled(mixed(members, self.weights), self.average, kind)
-        return apply_bias(mean, np.array(self.bias), kind).astype(np.float32)
+        return apply_bias(mean, np.array(self.bias), kind)

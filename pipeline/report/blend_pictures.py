@@ -50,6 +50,9 @@ def board(
         values = [cv[i][0] for i in known] + [v for v in public if v is not None]
         ends = [min(values), max(values)]
         axes.plot(ends, ends, color=GREY, lw=0.8, ls=":", label="equal")
+        axes.plot([], [], "o", color=BLUE, ms=8, label="to select")
+        if any(odd):
+            axes.plot([], [], "o", color=ORANGE, label="deviates from the others")
         axes.legend(frameon=False, fontsize=10)
     else:
         axes.text(0.5, 0.5, "no leaderboard score yet", transform=axes.transAxes, ha="center", color=GREY)

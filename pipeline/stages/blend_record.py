@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from pipeline import receipts
 from pipeline.stages.describe import link, machine
@@ -19,6 +21,32 @@ if TYPE_CHECKING:
     from pipeline.ensemble.weights import Rows
 
 FORMAT = "podium submission 1"
+
+
+class RecordedMember(BaseModel):
+    """A run behind a submission. checkpoints: file -> its hash."""
+
+    run: str
+    name: str
+    weight: float
+    checkpoints: dict[Annotated[str, Field(pattern=r"^fold-[\w-]+\.safetensors$")], str] = Field(min_length=1)
+
+
+class Recorded(BaseModel):
+    """The part of `submission.json` that a submission can be made from again; a stranger may have written it."""
+
+    competition: str
+    sha256: str
+    n_rows: int
+    members: list[RecordedMember] = Field(min_length=1)
+    average: Literal["probs", "logits", "ranks", "vote"]
+    views: list[str]
+    bias: list[float]
+    test_images: str
+    sample: str
+    store: Annotated[int, Field(ge=32, le=4096)] | Literal["off"]
+    code_version: str
+    machine: dict[str, str]
 
 
 @dataclass(frozen=True)

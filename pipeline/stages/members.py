@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import receipts
 from pipeline.config.metric import parse_metric
-from pipeline.config.mistakes import Mistake, Mistakes, shown
+from pipeline.config.mistakes import Mistake, Mistakes, first_line, shown
 from pipeline.config.settings import RUNS
 from pipeline.receipts import Receipt
 from pipeline.stages.record import connect, find
@@ -138,6 +138,8 @@ def file_of(run_id: str, name: str) -> Path:
     """An artifact of a run, kept under `mlruns/cache/runs/`. Raises `Mistakes` where it cannot be had."""
     from pipeline.tracking.runs import fetch
 
+    if not re.fullmatch(r"\w+", run_id):  # a record may be a stranger's, and a folder is named after it
+        raise Mistakes([Mistake(f"run {run_id!r}", "is no id of a run", "valid: letters and digits", "runs")])
     folder = RUNS / "cache" / "runs" / run_id
     path = folder / name
     if path.is_file():
@@ -187,5 +189,34 @@ def check_alike(members: Sequence[Member], work: Work) -> None:
         except ValueError as error:
             valid = f"valid: runs on the rows and folds of {members[0].name}"
             mistakes.append(Mistake(f"RUNS: {member.name} ({member.title})", str(error), valid, "folds"))
+    if mistakes:
+        raise Mistakes(mistakes)
+
+
+def check_views(members: Sequence[Member], work: Work) -> None:
+    """Raises `Mistakes` where a model does not take the sizes of `submit.views`, or cannot tell them apart."""
+    import torch
+
+    from pipeline.model import load_checkpoint
+    from pipeline.views import by_place, views_of
+
+    mistakes = []
+    views = by_place(views_of(work.settings.submit.views))
+    for member in members if len(views) > 1 else ():
+        model, info = load_checkpoint(member.checkpoints[0], torch.device("cpu"))
+        spec = info.preprocessing
+        sides = sorted({place.spec(spec).px for place in views})
+        asked = len({place.scale for place in views})
+        valid = "valid: views without multi_scale, or a model and size that take it"
+        if len(sides) < asked:
+            found = f"at {spec.px} px multi_scale is {len(sides)} sizes and not {asked}"
+            mistakes.append(Mistake(f"submit.views: {member.name}", found, valid, "submission"))
+        for side in sides:
+            try:
+                with torch.inference_mode():
+                    model(torch.zeros(1, len(spec.mode), side, side))
+            except Exception as error:  # whatever a model says of a size that it cannot take
+                found = f"{info.model} does not take {side} px ({first_line(error)})"
+                mistakes.append(Mistake(f"submit.views: {member.name}", found, valid, "submission"))
     if mistakes:
         raise Mistakes(mistakes)

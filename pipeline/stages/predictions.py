@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline import receipts
 from pipeline.atomic import atomic
 from pipeline.config.settings import RUNS, fingerprint
 from pipeline.config.submission import Submit
@@ -81,6 +82,8 @@ def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[n
     sides: dict[tuple[int, int], np.ndarray] = {}  # the places in `ids` of the rows that a model validated
     known: dict[tuple[int, int], np.ndarray] = {}
     for m, member in enumerate(members):
+        if not submit.views and submit.average == "probs":
+            continue  # the table holds just that
         each = splits(member.folds)
         table = arrays_of(member.oof.set_index("image_id").loc[ids].reset_index())[1]
         once = len(member.checkpoints) == len({split.fold for split in each})  # one model a row
@@ -96,6 +99,9 @@ def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[n
     answers = known | _answers(work, members, _joined(questions), submit, False)
     means = []
     for m, member in enumerate(members):
+        if (m, 0) not in answers:
+            means.append(arrays_of(member.oof.set_index("image_id").loc[ids].reset_index())[1].astype(np.float64))
+            continue
         total, times = np.zeros((len(place), answers[m, 0].shape[1])), np.zeros(len(place))
         for c in range(len(member.checkpoints)):
             total[sides[m, c]] += spread(answers[m, c], submit.average, kind)
@@ -152,21 +158,28 @@ def _ask(
     device: torch.device, fresh: bool, progress: ImageProgress,
 ) -> dict[tuple[int, int], np.ndarray]:  # fmt: skip
     """Answers of models with one preprocessing."""
+    import torch
+
     from pipeline.images.content import images_hash
     from pipeline.images.load import load_images
     from pipeline.model import checkpoint_info, load_checkpoint
     from pipeline.stream import Part, part_size, stream
-    from pipeline.views import views_of
+    from pipeline.views import by_place, views_of
 
     views = views_of(submit.views)
     spec = checkpoint_info(members[models[0][0]].checkpoints[models[0][1]]).preprocessing
-    size, n = part_size(spec.px, device), len(question.rows)
+    size, n = part_size(min(place.spec(spec).px for place in by_place(views)), device), len(question.rows)
     how: Average = "logits" if submit.average == "logits" else "probs"
+    # what else the numbers depend on
+    code = [
+        torch.__version__,
+        receipts.code_hashes(("images", "augment", "model", "task", "views", "predict", "stream")),
+    ]
     asked = images_hash([row["image_id"] for row in question.rows], list(question.contents))
     folders = [
         RUNS / "cache" / "predictions" / fingerprint(
             [members[m].hashes[c], list(submit.views), how if len(views) > 1 else "probs", asked,
-             [row["image_id"] for row in question.rows], work.store.side, str(device), size]
+             [row["image_id"] for row in question.rows], work.store.side, str(device), size, code]
         ) for m, c in models
     ]  # fmt: skip
     starts = range(0, n, size)

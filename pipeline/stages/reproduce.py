@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pipeline import receipts
 from pipeline.competition.paths import DATA
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped, shown
 from pipeline.config.settings import ROOT, RUNS
+from pipeline.stages.blend_record import RecordedMember
 from pipeline.stages.members import Models, file_of
 from pipeline.stages.record import connect
 from pipeline.stages.verify import need_git, rebuilt, recorded, told
@@ -33,18 +35,18 @@ def reproduce(work: Work, wanted: str) -> int:
     path, record = recorded(work, wanted)
     tracker = connect(work.settings)
     members = []
-    for number, member in enumerate(record["members"]):
+    for number, member in enumerate(record.members):
         try:
-            tags = dict(tracker.client.get_run(member["run"]).data.tags)
+            tags = dict(tracker.client.get_run(member.run).data.tags)
         except Exception as error:  # MLflow raises many kinds; each means that there is no record of it
-            found = f"MLflow has no run {member['run'][:8]} ({type(error).__name__})"
+            found = f"MLflow has no run {member.run[:8]} ({type(error).__name__})"
             raise Mistakes([Mistake("submission", found, "valid: a store that holds its trainings", "runs")]) from error
         say(
             "reproduce",
-            f"run {number + 1} of {len(record['members'])}: {member['run'][:8]}, code {tags['code_version']}",
+            f"run {number + 1} of {len(record.members)}: {member.run[:8]}, code {tags['code_version']}",
         )
-        changed = "uncommitted.diff" in files(tracker, member["run"])
-        code = _checked_out(member["run"], tags["code_version"].removesuffix("-dirty"), changed)
+        changed = "uncommitted.diff" in files(tracker, member.run)
+        code = _checked_out(member.run, tags["code_version"].removesuffix("-dirty"), changed)
         members.append(_trained(code, member, tags))
     again = rebuilt(work, record, members)
     return told(work, record, path, again, "reproduce")
@@ -52,6 +54,8 @@ def reproduce(work: Work, wanted: str) -> int:
 
 def _checked_out(run_id: str, commit: str, changed: bool) -> Path:
     """A work tree with the code of a run: its commit, and what was changed in the package and not committed then."""
+    if not re.fullmatch(r"\w[\w.-]*", commit):
+        raise Stopped(f"run {run_id[:8]} was made by code {commit!r}, which names no commit")
     name = f"{commit}-{run_id[:8]}" if changed else commit
     place = RUNS / "reproduce" / name / "code"
     if (place / ".podium-whole").is_file():
@@ -75,10 +79,10 @@ def _git(where: Path, *words: str) -> str:
     return subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=True).stdout
 
 
-def _trained(code: Path, member: Mapping[str, Any], tags: Mapping[str, str]) -> Models:
+def _trained(code: Path, member: RecordedMember, tags: Mapping[str, str]) -> Models:
     """The run's models, trained anew in its own code with its own settings."""
-    settings = yaml.safe_load(file_of(member["run"], "settings.yaml").read_text())
-    experiment = f"reproduced-{member['run'][:8]}"
+    settings = yaml.safe_load(file_of(member.run, "settings.yaml").read_text())
+    experiment = f"reproduced-{member.run[:8]}"
     (code / "experiments" / f"{experiment}.yaml").write_text(yaml.safe_dump(settings))
     for relative in _relative_paths(settings):
         _link(code, relative)
@@ -90,16 +94,16 @@ def _trained(code: Path, member: Mapping[str, Any], tags: Mapping[str, str]) -> 
     command = [_python(code), "-m", "pipeline", verb, f"experiments/{experiment}.yaml"]
     status = subprocess.run(command, cwd=code, env=environment).returncode
     if status:
-        raise Stopped(f"the training of {member['run'][:8]} in {shown(code)} ended with status {status}")
+        raise Stopped(f"the training of {member.run[:8]} in {shown(code)} ended with status {status}")
     receipt = receipts.read(code / "mlruns" / experiment, verb)
     if receipt is None:
-        raise Stopped(f"the training of {member['run'][:8]} in {shown(code)} left no receipt")
-    files = {name: code / "mlruns" / experiment / receipt.artifacts[name]["path"] for name in member["checkpoints"]}
+        raise Stopped(f"the training of {member.run[:8]} in {shown(code)} left no receipt")
+    files = {name: code / "mlruns" / experiment / receipt.artifacts[name]["path"] for name in member.checkpoints}
     hashes = {name: receipts.sha256(path) for name, path in files.items()}
-    same = sum(same_weights(path, file_of(member["run"], name)) for name, path in files.items())
+    same = sum(same_weights(path, file_of(member.run, name)) for name, path in files.items())
     say("reproduce", f"{same} of {len(files)} models have the same weights, bit for bit; out of fold "
         f"{receipt.figures['score']:.4f}")  # fmt: skip
-    return Models(member["run"], member["name"], list(files.values()), list(hashes.values()))
+    return Models(member.run, member.name, list(files.values()), list(hashes.values()))
 
 
 def same_weights(a: Path, b: Path) -> bool:

@@ -17,7 +17,7 @@ from pipeline.config.settings import fingerprint
 from pipeline.receipts import Receipt
 from pipeline.stages.blend_record import about_blend, expectation, looked_at, record_of, tell_blend
 from pipeline.stages.describe import dataset, page
-from pipeline.stages.members import Member, check_alike, chosen_runs, fetched, own
+from pipeline.stages.members import Member, check_alike, check_views, chosen_runs, fetched, own
 from pipeline.stages.predictions import oof_outputs, test_outputs
 from pipeline.stages.training import train
 from pipeline.work import Work, say
@@ -68,6 +68,7 @@ def submit(work: Work) -> Receipt:
     started = time.perf_counter()
     members = [own(work, trained)] if trained else [fetched(work, tracker, run) for run in runs if tracker]
     check_alike(members, work)
+    check_views(members, work)
     blended = blend_of(work, members)
     tell_blend(blended.blend, work.competition.metric)
     outputs = blended.recipe.outputs(test_outputs(work, members, work.settings.submit), work.competition.target)
@@ -176,10 +177,7 @@ def score(work: Work) -> Receipt:
         from pipeline.score import check_answers
 
         check_answers(answers)
-    last = receipts.read(work.folder, "submit")
-    if last and isinstance(last.inputs.get("runs"), list):
-        work.runs = tuple(last.inputs["runs"])  # a blend of several runs is scored as it was submitted
-    submitted = submit(work)
+    submitted = _as_submitted(work) or submit(work)
     inputs = {
         "submission": submitted.artifacts["submission.csv"]["sha256"][:16],
         "answers": receipts.sha256(answers)[:16],
@@ -196,6 +194,16 @@ def score(work: Work) -> Receipt:
         done = work.finish("score", inputs, [], submitted.run_id, {"score": value, "n_rows": n_rows}, started)
     say("score", f"test {settings.metric} {done.figures['score']:.4f} on {done.figures['n_rows']:,} images")
     return done
+
+
+def _as_submitted(work: Work) -> Receipt | None:
+    """The last submission, whatever the settings are by now; None where there is none for these test images."""
+    last = receipts.read(work.folder, "submit")
+    if last is None or work.competition.mistakes or last.inputs.get("test images") != work.image_hashes[1]:
+        return None
+    path = work.folder / last.artifacts["submission.csv"]["path"]
+    whole = path.is_file() and receipts.sha256(path) == last.artifacts["submission.csv"]["sha256"]
+    return last if whole or work.in_mlflow(last) else None
 
 
 def summary(work: Work) -> str:

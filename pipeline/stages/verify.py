@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from pipeline import receipts
-from pipeline.config.mistakes import Mistake, Mistakes, Stopped
+from pipeline.config.mistakes import Mistake, Mistakes, Stopped, first_line
 from pipeline.config.submission import Submit
-from pipeline.stages.blend_record import FORMAT
+from pipeline.stages.blend_record import FORMAT, Recorded, RecordedMember
 from pipeline.stages.board import file_named, find_submission
 from pipeline.stages.describe import machine
 from pipeline.stages.members import Models, file_of
@@ -22,13 +20,13 @@ from pipeline.work import Work, say
 def verify(work: Work, wanted: str) -> int:
     """Makes the submission again and says whether it is the same. Returns the exit status: 0 for the same bytes."""
     path, record = recorded(work, wanted)
-    members = [_models(work, member) for member in record["members"]]
+    members = [_models(work, member) for member in record.members]
     again = rebuilt(work, record, members)
-    say("verify", f"{record['n_rows']:,} rows made again from {sum(len(m.checkpoints) for m in members)} checkpoints")
+    say("verify", f"{record.n_rows:,} rows made again from {sum(len(m.checkpoints) for m in members)} checkpoints")
     return told(work, record, path, again, "verify")
 
 
-def recorded(work: Work, wanted: str) -> tuple[Path, dict[str, Any]]:
+def recorded(work: Work, wanted: str) -> tuple[Path, Recorded]:
     """(the submission's file, its record): beside each other where a file is named, else from MLflow.
 
     Raises `Mistakes` where there is no record, or the file is another than was recorded.
@@ -40,20 +38,21 @@ def recorded(work: Work, wanted: str) -> tuple[Path, dict[str, Any]]:
         run = find_submission(connect(work.settings), wanted, work)
         path, record_path = (file_of(run.id, f"submission.{kind}") for kind in ("csv", "json"))
     try:
-        record = json.loads(record_path.read_text())
-    except ValueError:
-        record = {}
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        valid = f"valid: a record of format {FORMAT!r}, which make submit leaves beside the submission"
-        raise Mistakes([Mistake(record_path.name, "is no record of a submission", valid, "records")])
-    if (digest := receipts.sha256(path)) != record["sha256"]:
-        found = f"has hash {digest[:16]}, and its record says {record['sha256'][:16]}"
+        data = json.loads(record_path.read_text())
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {data['format']!r}")
+        record = Recorded.model_validate(data)
+    except (ValueError, TypeError, KeyError) as error:  # pydantic's are ValueErrors
+        found, valid = f"is no record of a submission ({first_line(error)})", f"valid: {FORMAT!r}, from make submit"
+        raise Mistakes([Mistake(record_path.name, found, valid, "records")]) from None
+    if (digest := receipts.sha256(path)) != record.sha256:
+        found = f"has hash {digest[:16]}, and its record says {record.sha256[:16]}"
         raise Mistakes([Mistake(path.name, found, "valid: the file as it was submitted", "foreign artifacts")])
     _check_data(work, record)
     return path, record
 
 
-def _check_data(work: Work, record: Mapping[str, Any]) -> None:
+def _check_data(work: Work, record: Recorded) -> None:
     """Raises `Mistakes` where the competition here is not the one that was predicted."""
     competition = work.competition
     if competition.mistakes:
@@ -61,31 +60,29 @@ def _check_data(work: Work, record: Mapping[str, Any]) -> None:
     sample = receipts.sha256(competition.sample_csv) if competition.sample_csv else "none"
     here = {"competition": competition.name, "test_images": work.image_hashes[1], "sample": sample}
     mistakes = [
-        Mistake(name.replace("_", " "), f"here {str(value)[:16]}, in the record {str(record.get(name))[:16]}",
+        Mistake(name.replace("_", " "), f"here {value[:16]}, in the record {getattr(record, name)[:16]}",
                 "valid: the data that were predicted; EXP and PODIUM_DATA say where they are", "data")
-        for name, value in here.items() if record.get(name) != value
+        for name, value in here.items() if getattr(record, name) != value
     ]  # fmt: skip
     if mistakes:
         raise Mistakes(mistakes)
 
 
-def _models(work: Work, member: Mapping[str, Any]) -> Models:
+def _models(work: Work, member: RecordedMember) -> Models:
     """A recorded run's checkpoints, here or in MLflow. Raises `Mistakes` where one is not what was recorded."""
     trained = receipts.read(work.folder, "train")
-    is_own = trained is not None and trained.run_id == member["run"]
+    is_own = trained is not None and trained.run_id == member.run
     files = {}
-    for name, digest in member["checkpoints"].items():
-        if Path(name).name != name:
-            raise Mistakes([Mistake(name, "is no file's name", "valid: fold-0.safetensors, ...", "records")])
-        path = work.resolve(trained, name) if is_own and trained else file_of(member["run"], name)
+    for name, digest in member.checkpoints.items():
+        path = work.resolve(trained, name) if is_own and trained else file_of(member.run, name)
         if (found := receipts.sha256(path)) != digest:
             what = f"has hash {found[:16]}, and the submission was made with {digest[:16]}"
             raise Mistakes([Mistake(name, what, "valid: the checkpoint as it was trained", "foreign artifacts")])
         files[path] = digest
-    return Models(member["run"], member["name"], list(files), list(files.values()))
+    return Models(member.run, member.name, list(files), list(files.values()))
 
 
-def rebuilt(work: Work, record: Mapping[str, Any], members: list[Models]) -> bytes:
+def rebuilt(work: Work, record: Recorded, members: list[Models]) -> bytes:
     """The submission's bytes, by its recipe and these models; nothing that was kept of earlier predictions is read."""
     from pipeline.config.settings import RUNS
     from pipeline.ensemble.recipe import Recipe
@@ -93,10 +90,10 @@ def rebuilt(work: Work, record: Mapping[str, Any], members: list[Models]) -> byt
     from pipeline.stages.predictions import test_outputs
     from pipeline.submit import write_submission
 
-    work.store = Store(RUNS / "cache" / f"images-{record['store']}", record["store"])
+    work.store = Store(RUNS / "cache" / f"images-{record.store}", record.store)
     work.check()
-    submit = Submit.model_validate({"average": record["average"], "views": record["views"]})
-    recipe = Recipe(submit.average, tuple(m["weight"] for m in record["members"]), tuple(record["bias"]))
+    submit = Submit.model_validate({"average": record.average, "views": record.views})
+    recipe = Recipe(submit.average, tuple(m.weight for m in record.members), tuple(record.bias))
     outputs = recipe.outputs(test_outputs(work, members, submit, fresh=True), work.competition.target)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "submission.csv"
@@ -104,13 +101,13 @@ def rebuilt(work: Work, record: Mapping[str, Any], members: list[Models]) -> byt
         return path.read_bytes()
 
 
-def told(work: Work, record: Mapping[str, Any], path: Path, again: bytes, verb: str) -> int:
+def told(work: Work, record: Recorded, path: Path, again: bytes, verb: str) -> int:
     """Says whether these are the bytes of the file, and where not, what is different. Returns the exit status."""
     from pipeline.model import pick_device
 
     before = path.read_bytes()
     if before == again:
-        say(verb, f"byte-identical: sha256 {record['sha256'][:16]}")
+        say(verb, f"byte-identical: sha256 {record.sha256[:16]}")
         return 0
     rows = list(zip(before.splitlines(), again.splitlines(), strict=False))
     n = sum(a != b for a, b in rows)
@@ -118,11 +115,11 @@ def told(work: Work, record: Mapping[str, Any], path: Path, again: bytes, verb: 
     for a, b in [(a, b) for a, b in rows if a != b][:3]:
         say(verb, f"  {a.decode(errors='replace')}  is now  {b.decode(errors='replace')}")
     here = machine(pick_device(work.settings.train.device))
-    for key, value in sorted(record.get("machine", {}).items()):
+    for key, value in sorted(record.machine.items()):
         if here.get(key) != value:
             say(verb, f"  made with {key.removeprefix('env.')} {value}, here {here.get(key, 'none')}")
-    if record.get("code_version") != receipts.code_version():
-        say(verb, f"  made by code {record.get('code_version')}, here {receipts.code_version()}")
+    if record.code_version != receipts.code_version():
+        say(verb, f"  made by code {record.code_version}, here {receipts.code_version()}")
     return 1
 
 

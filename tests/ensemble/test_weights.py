@@ -155,7 +155,7 @@ def test_greedy_shares_out_weights_where_each_run_knows_what_the_other_does_not(
 
 
 @pytest.mark.parametrize(("metric", "average"), [("log_loss", "probs"), ("log_loss", "logits"), ("accuracy", "probs")])
-def test_where_all_rows_are_one_group_greedy_is_carauanas_selection_step_by_step(metric, average):
+def test_where_all_rows_are_one_group_greedy_is_caruanas_selection_step_by_step(metric, average):
     """No resample changes anything then, so all bags are the selection that is done here with scikit-learn."""
     rng = np.random.default_rng(9)
     targets = rng.integers(3, size=60)
@@ -167,9 +167,7 @@ def test_where_all_rows_are_one_group_greedy_is_carauanas_selection_step_by_step
         for i in range(4):
             mean = space[[*taken, i]].mean(axis=0)
             p = mean if average == "probs" else softmax(mean, axis=1)
-            values.append(
-                sk.accuracy_score(targets, p.argmax(1)) if metric == "accuracy" else -sk.log_loss(targets, p)
-            )
+            values.append(sk.accuracy_score(targets, p.argmax(1)) if metric == "accuracy" else -sk.log_loss(targets, p))
         taken.append(int(np.argmax(values)))
         if max(values) > best:
             best, best_taken = max(values), list(taken)
@@ -185,7 +183,7 @@ def test_greedy_finds_the_good_ones_of_many_and_its_seed_is_all_that_moves_it():
     outputs = [member(rng, targets, 2, 2.5 if i in (2, 5) else 0.0) for i in range(7)]
     rows = rows_of(outputs, targets, "log_loss")
     weights = greedy(rows, 1)
-    assert weights[[2, 5]].sum() > 0.7 and min(weights[2], weights[5]) > 0.1
+    assert weights[[2, 5]].sum() >= 0.6 and set(np.argsort(weights)[-2:]) == {2, 5}  # one bag in seven draws neither
     assert (greedy(rows, 1) == weights).all() and (greedy(rows, 2) != weights).any()
 
 
