@@ -100,13 +100,19 @@ def lines_of(tracker: Tracker, settings: Experiment) -> list[Line]:
 
     metric = settings.competition.metric
     found = [run for run in runs(tracker, ("submission",)) if run.status == "FINISHED"]
+    of_file: dict[tuple[str, str], float] = {}  # what one submission scored, another of the same bytes would
+    for run in found:
+        for name in ("public", "private", "test"):
+            if f"{name}_{metric}" in run.metrics:
+                digest = run.tags.get("submission_sha256", run.id)
+                of_file.setdefault((digest, name), run.metrics[f"{name}_{metric}"])
     return [
         Line(
             run,
             run.metrics[f"oof_{metric}"],
             run.metrics.get(f"oof_{metric}_low", run.metrics[f"oof_{metric}"]),
             run.metrics.get(f"oof_{metric}_high", run.metrics[f"oof_{metric}"]),
-            *(run.metrics.get(f"{name}_{metric}") for name in ("public", "private", "test")),
+            *(of_file.get((run.tags.get("submission_sha256", run.id), name)) for name in ("public", "private", "test")),
         )
         for run in found
         if f"oof_{metric}" in run.metrics
@@ -195,7 +201,8 @@ def _show(
             notes.append(f"deviates: {value - line.cv:+.4f}")
         table.add_row(
             line.run.id[:8], f"{line.run.started:%Y-%m-%d %H:%M}",
-            line.run.tags.get("experiment_file", "") + (f", {len(runs)} runs" if len(runs) > 1 else ""),
+            f"{line.run.tags.get('experiment_file', '')}, {f'{len(runs)} runs, ' if len(runs) > 1 else ''}"
+            f"{line.run.tags.get('blend', '')}".removesuffix(", "),
             text(line.cv), f"{line.low:.4f} to {line.high:.4f}", text(line.public), text(line.private),
             *([text(line.test)] if with_test else []), ", ".join(notes),
         )  # fmt: skip

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from pipeline import receipts
 from pipeline.atomic import atomic
 from pipeline.config.settings import RUNS, fingerprint
@@ -22,6 +20,7 @@ from pipeline.stages.members import Member, Models
 from pipeline.work import Work
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from pipeline.competition.contract import Row
@@ -46,6 +45,8 @@ def test_outputs(work: Work, members: Sequence[Models], submit: Submit, fresh: b
 
     fresh: predicts everything again, and keeps nothing.
     """
+    import numpy as np
+
     from pipeline.ensemble.combine import spread
 
     answers, kind = model_outputs(work, members, submit, fresh), work.competition.target
@@ -69,6 +70,8 @@ def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[n
     Each row is answered by the models that did not see it, through the same views and averaged in the same way as the
     test rows are. Where the table of the training holds just that, it is not predicted again.
     """
+    import numpy as np
+
     from pipeline.crossval import arrays_of
     from pipeline.ensemble.combine import spread
     from pipeline.folds.split import splits
@@ -158,6 +161,7 @@ def _ask(
     device: torch.device, fresh: bool, progress: ImageProgress,
 ) -> dict[tuple[int, int], np.ndarray]:  # fmt: skip
     """Answers of models with one preprocessing."""
+    import numpy as np
     import torch
 
     from pipeline.images.content import images_hash
@@ -221,6 +225,7 @@ def _read(path: Path) -> np.ndarray | None:
 
 
 def _write(path: Path, outputs: np.ndarray) -> None:
+    import numpy as np
     from safetensors.numpy import save_file
 
     with atomic(path) as temporary:
