@@ -136,9 +136,10 @@ def _write(
         temporary.write_text(json.dumps(record, indent=1))
     picture = work.folder / "blends.png"
     blends(blended.blend.candidates, blended.blend.singles, chosen.name, competition.metric, picture)
+    settings = work.settings.submit
     identity = {"cv_run": members[0].run_id, "cv_runs": " ".join(member.run_id for member in members),
                 "submission_sha256": record["sha256"], "folds": record["folds"] or "none",
-                "blend": ", ".join([chosen.name, work.settings.submit.average, *work.settings.submit.views])}  # fmt: skip
+                "blend": ", ".join([chosen.name, settings.average, *settings.views])}  # fmt: skip
     n_models = sum(len(member.checkpoints) for member in members)
     told = f"{record['n_rows']:,} rows, each the {_mean(work)} of {n_models} models{_of_runs(members)}"
     with work.run("submission", f"submission · {chosen.score:.4f}", inputs, identity) as run_id:
