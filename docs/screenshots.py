@@ -1,7 +1,10 @@
-"""The README's pictures of MLflow's pages, by headless Chromium; `tests/test_browser.py` looks at the same pages.
+"""The README's pictures of MLflow's pages and of our reports, by headless Chromium.
 
-    make ui                                    # in one terminal, after make submit
-    .venv/bin/python docs/screenshots.py       # in another: writes docs/runs.png, charts.png, artifacts.png, models.png
+    make ui                                    # in one terminal, after the README's walk and make tune TRIALS=12
+    .venv/bin/python docs/screenshots.py       # in another: writes docs/runs.png, charts.png, artifacts.png, models.png,
+                                               # eda.png, tune.png, board.png
+
+`tests/test_browser.py` looks at the same pages of MLflow.
 
 Wants Debian's chromium and chromium-driver.
 """
@@ -121,6 +124,24 @@ class Pages:
         return self._text()
 
 
+def reports(driver: webdriver.Chrome, runs: Path, experiment: str, folder: Path) -> None:
+    """The upper part of the first look and of the youngest search, and the board's picture."""
+    driver.set_window_size(SIZE[0] - 300, SIZE[1] + 150)
+    pages = {"eda": runs / experiment / "eda/eda.html"}
+    if studies := sorted((runs / experiment).glob("tune-*/tune.html"), key=lambda path: path.stat().st_mtime):
+        pages["tune"] = studies[-1]
+    for name, page in pages.items():
+        driver.get(page.absolute().as_uri())
+        time.sleep(1)
+        whole = Image.open(BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+        whole.quantize(64).save(folder / f"{name}.png", optimize=True)
+        print(folder / f"{name}.png")
+    board = runs / f"board-{experiment}.png"
+    if board.is_file():
+        Image.open(board).convert("RGB").quantize(64).save(folder / "board.png", optimize=True)
+        print(folder / "board.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default="http://127.0.0.1:5000")
@@ -128,6 +149,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=HERE)
     args = parser.parse_args()
     with chromium() as driver:
+        reports(driver, HERE.parent / "mlruns", args.experiment, args.folder)
+        driver.set_window_size(*SIZE)
         pages = Pages(driver, args.server, args.experiment, args.folder)
         for page in (pages.runs, pages.charts, pages.artifacts, pages.models):
             page()

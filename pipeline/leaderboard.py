@@ -24,20 +24,24 @@ class Expected:
     shift: float  # mean of leaderboard less cross-validation
 
 
-def expected(cv: float, pairs: Sequence[tuple[float, float]]) -> Expected | None:
+def expected(
+    cv: float, pairs: Sequence[tuple[float, float]], span: tuple[float, float] = (-np.inf, np.inf)
+) -> Expected | None:
     """What the leaderboard should show for a cross-validated score; None without past pairs (cv, leaderboard).
 
     A shift and no slope: submissions of one competition lie within a few points of each other, and a slope fitted to
     such a range is mostly noise. The interval is the 95 % prediction interval of one more pair (Student's t).
+    span: what the metric can be, beyond which nothing is expected.
     """
     if not pairs:
         return None
     shifts = np.array([board - score for score, board in pairs])
     n, shift = len(shifts), float(shifts.mean())
     if n < ENOUGH:
-        return Expected(cv + shift, None, None, n, shift)
+        return Expected(float(np.clip(cv + shift, *span)), None, None, n, shift)
     half = float(stats.t.ppf(0.975, n - 1) * shifts.std(ddof=1) * (1 + 1 / n) ** 0.5)
-    return Expected(cv + shift, cv + shift - half, cv + shift + half, n, shift)
+    value, low, high = (float(np.clip(cv + shift + d, *span)) for d in (0, -half, half))
+    return Expected(value, low, high, n, shift)
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float | None:

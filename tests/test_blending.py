@@ -199,7 +199,7 @@ def test_scores_that_came_home_stand_beside_the_cross_validation_and_are_expecte
     [now] = mlflow_runs(two, "submission")[:1]
     assert f"about {now.data.metrics['oof_macro_f1'] + 0.31 - cv:.4f}: 1 earlier submission stood" in out
     _, err = two.main("score", DIGITS, "--public", "1.2", "--private", "nan", expect=2)
-    assert "PUBLIC: found 1.2; valid: a macro_f1, from 0 to 1" in err and "PRIVATE: found nan" in err
+    assert "PUBLIC: found 1.2; valid: a macro_f1, 0 to 1" in err and "PRIVATE: found nan" in err
     _, err = two.main("score", DIGITS, "--public", "0.5", "--submission", "zzz", expect=2)
     assert "no such submission" in err and run.info.run_id[:8] in err
 

@@ -22,7 +22,10 @@ README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 TARGETS = re.findall(r"^([a-z]+):.*## ", MAKEFILE, re.MULTILINE)
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+WALK_TEXT = README.split("\n## A whole competition, step by step\n")[1].split("\n## ")[0]
+WALK = re.findall(r"```(\w*)\n(.*?)```", WALK_TEXT, re.DOTALL)
 COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines() if line.strip()]
+IN_WALK = {line for language, text in WALK if language == "sh" for line in text.splitlines()}
 
 
 def cells(heading: str) -> list[list[str]]:
@@ -59,7 +62,8 @@ def test_every_file_is_in_the_table_and_every_file_of_the_table_exists():
 
 def test_every_dependency_has_its_reason():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    required = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    groups = project["dependency-groups"]
+    required = [*project["project"]["dependencies"], *groups["dev"], *groups["kaggle"]]
     names = {re.split(r"[<>=]", line)[0] for line in required}
     assert {word for row in cells("Dependencies") for word in words(row[0])} == names
     source = "\n".join(path.read_text() for path in (ROOT / "pipeline").rglob("*.py"))
@@ -92,7 +96,8 @@ def python_call(checkout, command: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "line", [line for line in COMMANDS if not re.match(r"make (test|ui|dashboard|submit$|help)", line)]
+    "line",
+    [line for line in COMMANDS if line not in IN_WALK and not re.match(r"make (test|ui|dashboard|submit$|help)", line)],
 )
 def test_every_command_works(finished, line, monkeypatch, tmp_path):
     command, _, comment = line.partition("#")
@@ -109,6 +114,33 @@ def test_every_command_works(finished, line, monkeypatch, tmp_path):
     if expect:
         outputs = [text for language, text in BLOCKS if language == ""]
         assert errors in outputs, errors  # the README shows exactly what is printed
+
+
+def test_the_walk_goes_from_one_command_to_the_next_as_it_is_shown(finished):
+    """With two folds of one epoch other verdicts fall and other classes move, so the lines' beginnings are compared."""
+
+    def beginnings(text: str) -> list[str]:
+        of_the_model = (
+            "train   fold",
+            "labels look wrong",
+            "warning:",
+            "compare ",
+            "rank correlation",
+            "deviates",
+            "views",
+        )
+        kept = [line for line in text.splitlines() if line.strip() and not any(part in line for part in of_the_model)]
+        return [re.sub(r"\b[0-9a-f]{8}\b|[\d.,%+-]*\d[\d.,%+-]*", "N", " ".join(line.split()[:2])) for line in kept]
+
+    printed = ""
+    for language, text in WALK:
+        if language == "sh":
+            printed = ""
+            for line in text.splitlines():
+                printed += finished.main(*python_call(finished, line))[0]
+            continue
+        assert beginnings(text) == beginnings(printed), printed
+    assert "byte-identical" in printed
 
 
 @pytest.mark.parametrize("text", [text for language, text in BLOCKS if language == "yml"])

@@ -3,6 +3,7 @@
 In a file of its own, without scikit-learn, so that a typo is told at once. What they compute stands in `metrics`.
 """
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -33,6 +34,13 @@ class Metric:
     average: str
     number: float
     greater_is_better: bool
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The least and the most that it can be."""
+        if self.kind in ("log_loss", "rmse", "mae"):
+            return 0.0, math.inf
+        return {"quadratic_kappa": -1.0, "r2": -math.inf}.get(self.kind, 0.0), 1.0
 
     def better(self, one: float, other: float) -> bool:
         """Whether `one` is strictly better than `other`."""

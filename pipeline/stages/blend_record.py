@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from pipeline import receipts
+from pipeline.config.metric import parse_metric
 from pipeline.stages.describe import link, machine
 from pipeline.stages.members import Member
 from pipeline.work import Work, say
@@ -150,13 +151,14 @@ def expectation(work: Work, cv: float) -> Likely:
     if work.tracker.failure:
         return Likely({}, [])
     metric = work.competition.metric
+    span = parse_metric(metric, work.competition.target).span
     names = (f"oof_{metric}", f"public_{metric}")
     try:
         past = runs(work.tracker, ("submission",))
     except Exception:  # MLflow is gone: nothing is expected, and the submission is worth more
         return Likely({}, [])
     pairs = [(run.metrics[names[0]], run.metrics[names[1]]) for run in past if set(names) <= run.metrics.keys()]
-    found = expected(cv, pairs)
+    found = expected(cv, pairs, span)
     if found is None:
         return Likely({}, [])
     interval = f", {found.low:.4f} to {found.high:.4f}" if found.low is not None else ""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from pipeline.tracking.browse import Run
     from pipeline.tracking.runs import Tracker
 
-BOUNDED = ("f", "accuracy", "balanced_accuracy", "top_#_accuracy", "auc", "mean_average_precision", "map_at_#")
-
 
 @dataclass(frozen=True)
 class Line:
@@ -75,11 +73,12 @@ def write_down(work: Work, wanted: str, public: float | None, private: float | N
     """Writes what the leaderboard said to the submission's run. Returns the exit status."""
     metric = parse_metric(work.settings.competition.metric, work.settings.competition.target)
     given = {"PUBLIC": public, "PRIVATE": private}
-    top, span = (1.0, "from 0 to 1") if metric.kind in BOUNDED else (math.inf, "any number")
+    least, most = metric.span
+    span = "any number" if math.isinf(least) else f"{least:g} or more" if math.isinf(most) else f"{least:g} to {most:g}"
     wrong = [
         Mistake(name, f"found {value}", f"valid: a {metric.name}, {span}", "scores")
         for name, value in given.items()
-        if value is not None and not (math.isfinite(value) and value <= top and (value >= 0 or top == math.inf))
+        if value is not None and not (math.isfinite(value) and least <= value <= most)
     ]
     if wrong:
         raise Mistakes(wrong)
@@ -143,7 +142,7 @@ def board(work: Work) -> int:
     _show(lines, values, where, metric.name, odd, chosen)
     if (rank := rank_correlation(pairs)) is not None:
         say("board", f"rank correlation of cross-validation and {where} score: {rank:+.2f} (n = {len(pairs)})")
-    if likely := expected(lines[best].cv, pairs):
+    if likely := expected(lines[best].cv, pairs, metric.span):
         interval = f" ({likely.low:.4f} to {likely.high:.4f})" if likely.low is not None else ""
         say("board", f"{where} less cross-validated: {likely.shift:+.4f} on average (n = {likely.n}); the best by "
             f"cross-validation should show {likely.value:.4f}{interval}")  # fmt: skip
