@@ -1,8 +1,8 @@
 """The README's pictures of MLflow's pages and of our reports, by headless Chromium.
 
     make ui                                    # in one terminal, after the README's walk and make tune TRIALS=12
-    .venv/bin/python docs/screenshots.py       # in another: writes docs/runs.png, charts.png, artifacts.png, models.png,
-                                               # eda.png, tune.png, board.png
+    .venv/bin/python docs/screenshots.py       # in another: writes docs/runs.png, charts.png, artifacts.png,
+                                               # models.png, eda.png, tune.png, board.png
 
 `tests/test_browser.py` looks at the same pages of MLflow.
 

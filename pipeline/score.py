@@ -14,7 +14,10 @@ from pipeline.metrics import score
 def check_answers(answers: Path) -> None:
     """Raises `Mistakes` where there are none, before a submission is made for nothing."""
     if not answers.is_file():
-        valid = "valid: a table like the sample submission (competition.answers_csv), where the organisers gave one"
+        valid = (
+            "valid: a table like the sample submission (competition.answers_csv), where the organisers gave one; else "
+            "write down what the leaderboard said: make score PUBLIC=0.76"
+        )
         raise Mistakes([Mistake(shown(answers), "there are no answers", valid, "answers")])
 
 

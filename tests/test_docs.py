@@ -128,6 +128,9 @@ def test_the_walk_goes_from_one_command_to_the_next_as_it_is_shown(finished):
             "rank correlation",
             "deviates",
             "views",
+            "score   up",
+            "score   sub",
+            "note: submission",
         )
         kept = [line for line in text.splitlines() if line.strip() and not any(part in line for part in of_the_model)]
         return [re.sub(r"\b[0-9a-f]{8}\b|[\d.,%+-]*\d[\d.,%+-]*", "N", " ".join(line.split()[:2])) for line in kept]

@@ -45,7 +45,8 @@ def board(
         color = ORANGE if odd[i] else BLUE if i in recommended else GREY
         axes.plot([low, high], [value, value], color=color, lw=1, alpha=0.5)
         axes.plot([score], [value], "o", color=color, ms=8 if i in recommended else 6)
-        axes.annotate(names[i], (score, value), xytext=(6, 4), textcoords="offset points", fontsize=9, color=color)
+        place = (6, (4, -13)[i % 2])
+        axes.annotate(names[i], (score, value), xytext=place, textcoords="offset points", fontsize=9, color=color)
     if known:
         values = [cv[i][0] for i in known] + [v for v in public if v is not None]
         ends = [min(values), max(values)]

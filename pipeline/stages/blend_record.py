@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pipeline.ensemble.blends import Blend, Candidate
     from pipeline.ensemble.recipe import Recipe
     from pipeline.ensemble.weights import Rows
+    from pipeline.tracking.browse import Run
 
 FORMAT = "podium submission 1"
 
@@ -157,16 +158,29 @@ def expectation(work: Work, cv: float) -> Likely:
         past = runs(work.tracker, ("submission",))
     except Exception:  # MLflow is gone: nothing is expected, and the submission is worth more
         return Likely({}, [])
+    better = _better(work, past, cv)
     pairs = [(run.metrics[names[0]], run.metrics[names[1]]) for run in past if set(names) <= run.metrics.keys()]
     found = expected(cv, pairs, span)
     if found is None:
-        return Likely({}, [])
+        return Likely({}, better)
     interval = f", {found.low:.4f} to {found.high:.4f}" if found.low is not None else ""
     counted = f"{found.n} earlier submission{'s' if found.n > 1 else ''}"
     words = (f"the public leaderboard should show about {found.value:.4f}{interval}: {counted} stood "
-             f"{found.shift:+.4f} off the cross-validation there")  # fmt: skip
+             f"{found.shift:+.4f} off the cross-validation there"
+             f"{'' if found.low is not None else ', too few to say how sure that is'}")  # fmt: skip
     figures = {"value": found.value, "low": found.low, "high": found.high, "n": found.n, "shift": found.shift}
-    return Likely(figures, [words])
+    return Likely(figures, [words, *better])
+
+
+def _better(work: Work, past: Sequence[Run], cv: float) -> list[str]:
+    """The best earlier submission that was validated on the same folds, where it was better than this one."""
+    metric = parse_metric(work.competition.metric, work.competition.target)
+    name, folds = f"oof_{metric.name}", receipts.read(work.folder, "folds")
+    same = [run for run in past if name in run.metrics and folds and run.tags.get("folds") == folds.figures["hash"]]
+    best = max(same, key=lambda run: run.metrics[name] * (1 if metric.greater_is_better else -1), default=None)
+    if best is None or not metric.better(round(best.metrics[name], 4), round(cv, 4)):
+        return []
+    return [f"note: submission {best.id[:8]} was cross-validated at {best.metrics[name]:.4f}, better than this one"]
 
 
 def record_of(

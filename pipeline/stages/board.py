@@ -157,6 +157,8 @@ def board(work: Work) -> int:
     if other is not None:
         told += (f", and {lines[other].run.id[:8]}, the most different among the good ({100 * (1 - same):.1f} % of the "
                  "rows answered otherwise)")  # fmt: skip
+    elif len(lines) > 1:
+        told += "; no other is about as good and answers otherwise"
     say("board", told)
     path = RUNS / f"board-{settings.competition.name}.png"
     cv = [(line.cv, line.low, line.high) for line in lines]
@@ -206,6 +208,10 @@ def _show(
             *([text(line.test)] if with_test else []), ", ".join(notes),
         )  # fmt: skip
     console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(width=140, markup=False, highlight=False)
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    console = Console(width=140, markup=False, highlight=False)
+    with console.capture() as capture:
+        console.print(table)
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))

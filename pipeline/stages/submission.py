@@ -49,11 +49,11 @@ def submit(work: Work) -> Receipt:
     if work.runs:
         work.check()
         tracker, runs = chosen_runs(work, work.runs)
-        made_of = {"runs": [run.id for run in runs]}
+        made_of = {"runs": " ".join(run.id[:8] for run in runs)}
     else:
         trained = train(work)
         models = [made["sha256"] for name, made in trained.artifacts.items() if name.endswith(".safetensors")]
-        made_of = {"runs": "its own", "train": trained.fingerprint, "models": fingerprint(models)}
+        made_of = {"runs": f"its own {fingerprint([trained.fingerprint, models])[:8]}"}
     inputs = made_of | {
         **work.settings.flat("submit"),
         "metric": work.competition.metric,
