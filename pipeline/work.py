@@ -29,7 +29,7 @@ from pipeline.receipts import Receipt
 
 if TYPE_CHECKING:
     from pipeline.config.data import Preprocessing
-    from pipeline.images.store import Store
+    from pipeline.images.store import Side, Store
     from pipeline.task import Task
     from pipeline.tracking.runs import Tracker
 
@@ -128,28 +128,41 @@ class Work:
         side = side_for(self.settings.images.store, self.preprocessing, self.settings.augment.mean_crop_area)
         return Store(RUNS / "cache" / f"images-{side}", side)
 
-    def _fill_store(self) -> list[Mistake]:
+    def stored(self, side: Side) -> Store:
+        """The decoded images at the size that another run was trained from, every image of them."""
+        from pipeline.images.store import Store
+
+        store = Store(RUNS / "cache" / f"images-{side}", side)
+        if mistakes := self._fill(store):
+            raise Mistakes(mistakes)
+        return store
+
+    @property
+    def _files(self) -> tuple[list[Row], list[str]]:
+        """All rows, those of the training first, and the content of each one's image."""
+        rows = [*self.competition.train_rows, *self.competition.test_rows]
+        return rows, [*self.contents[0], *self.contents[1]]
+
+    def _fill(self, store: Store) -> list[Mistake]:
         """Decodes every image that was not decoded yet; the files that are no whole images."""
         from pipeline.images.store import unreadable
 
-        rows = [*self.competition.train_rows, *self.competition.test_rows]
-        hashes = [*self.contents[0], *self.contents[1]]
+        rows, hashes = self._files
         mistakes = [
             unreadable(row, PermissionError("it cannot be opened"))
             for i, (row, content) in enumerate(zip(rows, hashes, strict=True))
             if content == MISSING and i not in self.absent
         ]
-        n = len(self.store.missing(hashes))
-        if not n:
-            return mistakes + self._too_long(rows, hashes)
+        if not (n := len(store.missing(hashes))):
+            return mistakes
         from pipeline.images.store import estimate
         from pipeline.progress import ImageProgress
 
-        size = estimate([rows[i]["path"] for i in self.store.missing(hashes)], self.store.side)
-        say("images", f"{n:,} to decode, about {size / 1e6:,.0f} MB in {shown(self.store.folder)} ...")
+        size = estimate([rows[i]["path"] for i in store.missing(hashes)], store.side)
+        say("images", f"{n:,} to decode, about {size / 1e6:,.0f} MB in {shown(store.folder)} ...")
         with ImageProgress(n) as progress:
-            mistakes += self.store.build(rows, hashes, progress)
-        return mistakes + self._too_long(rows, hashes)
+            mistakes += store.build(rows, hashes, progress)
+        return mistakes
 
     def _too_long(self, rows: list[Row], hashes: list[str]) -> list[Mistake]:
         """Images so narrow that, enlarged to the model's size, they would fill the memory."""
@@ -194,7 +207,7 @@ class Work:
             from pipeline.model_checks import check_model
 
             mistakes += check_model(settings, max(self.task.n_logits, 1))
-        mistakes += self._fill_store()
+        mistakes += self._fill(self.store) + self._too_long(*self._files)
         if mistakes:
             raise Mistakes(mistakes)
         self._checked = True

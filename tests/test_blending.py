@@ -330,3 +330,25 @@ def test_a_submission_is_trained_anew_from_a_clone_with_the_data_and_the_store(f
     assert "2 of 2 models have the same weights, bit for bit" in done.stdout, done.stdout
     assert "reproduce byte-identical" in done.stdout
     assert len(mlflow_runs(origin, "cv")) == 1  # the second training is no run of the record
+
+
+def test_each_run_sees_its_images_out_of_the_store_that_it_was_trained_from(two, monkeypatch):
+    """Else they would be shrunk in another way than those it was validated on."""
+    from pipeline.images import load
+
+    two.main("train", DIGITS, "images.store=off")
+    seen = []
+    original = load.load_images
+    monkeypatch.setattr(
+        load,
+        "load_images",
+        lambda rows, spec, store, *rest: seen.append(store.side) or original(rows, spec, store, *rest),
+    )
+    two.main("submit", DIGITS, "--runs", "top3", "--force")
+    record = record_of(two)
+    assert sorted(str(member["store"]) for member in record["members"]) == ["128", "128", "off"] and set(seen) == {
+        128,
+        "off",
+    }
+    seen.clear()
+    assert "byte-identical" in two.main("verify", DIGITS)[0] and set(seen) == {128, "off"}

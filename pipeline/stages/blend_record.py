@@ -31,6 +31,7 @@ class RecordedMember(BaseModel):
     run: str
     name: str
     weight: float
+    store: Annotated[int, Field(ge=32, le=4096)] | Literal["off"]  # short side of the decoded images
     checkpoints: dict[Annotated[str, Field(pattern=r"^fold-[\w-]+\.safetensors$")], str] = Field(min_length=1)
 
 
@@ -46,7 +47,6 @@ class Recorded(BaseModel):
     bias: list[float]
     test_images: str
     sample: str
-    store: Annotated[int, Field(ge=32, le=4096)] | Literal["off"]
     code_version: str
     machine: dict[str, str]
 
@@ -205,6 +205,7 @@ def record_of(
                 "name": member.title,
                 "weight": weight,
                 "checkpoints": dict(zip((path.name for path in member.checkpoints), member.hashes, strict=True)),
+                "store": member.side,
                 "preprocessing": of_member[0].preprocessing.model_dump(mode="json"),
                 "settings": of_member[0].hashes.get("settings"),
                 "code_version": of_member[0].code,
@@ -218,7 +219,6 @@ def record_of(
         "train_images": work.image_hashes[0],
         "test_images": work.image_hashes[1],
         "sample": receipts.sha256(competition.sample_csv) if competition.sample_csv else "none",
-        "store": work.store.side,
         "out_of_fold": {"score": chosen.score, "low": chosen.low, "high": chosen.high},
         "chosen": f"{chosen.name}: {blend.reason}",
         "blends": [

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.config.settings import Experiment
+    from pipeline.images.store import Side
     from pipeline.tracking.browse import Run
     from pipeline.tracking.runs import Tracker
 
@@ -31,12 +32,17 @@ TOP = re.compile(r"top([1-9]\d?)")
 
 @dataclass(frozen=True)
 class Models:
-    """The models of a cross-validation. checkpoints: in the order of (seed, fold)."""
+    """The models of a cross-validation. checkpoints: in the order of (seed, fold).
+
+    side: of the image store that they were trained from; out of another one they would see other pixels than they
+    learnt from and were validated with.
+    """
 
     run_id: str
     title: str
     checkpoints: list[Path]
     hashes: list[str]  # of the checkpoints' files
+    side: Side
 
     @property
     def name(self) -> str:
@@ -65,6 +71,7 @@ def own(work: Work, trained: Receipt) -> Member:
         trained.run_id,
         work.name,
         *_in_order(files, identity_of(trained.fingerprint, trained.inputs)),
+        work.store.side,
         pd.read_parquet(work.resolve(trained, "oof.parquet")),
         read_folds(work.resolve(folds, "folds.csv")),
     )
@@ -125,13 +132,35 @@ def fetched(work: Work, tracker: Tracker, run: Run) -> Member:
         valid = "valid: a run with its artifacts"
         raise Mistakes([Mistake(f"RUNS: {run.id[:8]}", "MLflow holds no checkpoint of it", valid, "runs")])
     identity = {name: run.tags.get(name, "none") for name in ("settings", "folds", "images")}
+    paths, hashes = _in_order([file_of(run.id, name) for name in names], identity)
     return Member(
         run.id,
         run.name,
-        *_in_order([file_of(run.id, name) for name in names], identity),
+        paths,
+        hashes,
+        _side_of(run.id, paths[0]),
         pd.read_parquet(file_of(run.id, "oof.parquet")),
         read_folds(file_of(run.id, "folds.csv")),
     )
+
+
+def _side_of(run_id: str, checkpoint: Path) -> Side:
+    """Of the store that a run was trained from, by its settings. Raises `Mistakes` where they cannot be read."""
+    import yaml
+    from pydantic import ValidationError
+
+    from pipeline.config.data import Images
+    from pipeline.config.training import Augment
+    from pipeline.images.store import side_for
+    from pipeline.model import checkpoint_info
+
+    try:
+        settings = yaml.safe_load(file_of(run_id, "settings.yaml").read_text())
+        images, augment = Images.model_validate(settings["images"]), Augment.model_validate(settings["augment"])
+    except (yaml.YAMLError, ValidationError, KeyError, TypeError) as error:
+        found = f"its settings.yaml cannot be read ({first_line(error)})"
+        raise Mistakes([Mistake(f"run {run_id[:8]}", found, "valid: a run of this pipeline", "runs")]) from None
+    return side_for(images.store, checkpoint_info(checkpoint).preprocessing, augment.mean_crop_area)
 
 
 def file_of(run_id: str, name: str) -> Path:

@@ -152,7 +152,7 @@ def _by_preprocessing(members: Sequence[Models], models: list[tuple[int, int]]) 
     groups: dict[str, list[tuple[int, int]]] = {}
     for m, c in models:
         spec = checkpoint_info(members[m].checkpoints[c]).preprocessing
-        groups.setdefault(spec.model_dump_json(), []).append((m, c))
+        groups.setdefault(f"{members[m].side} {spec.model_dump_json()}", []).append((m, c))
     return list(groups.values())
 
 
@@ -160,7 +160,7 @@ def _ask(
     work: Work, members: Sequence[Models], question: Question, models: list[tuple[int, int]], submit: Submit,
     device: torch.device, fresh: bool, progress: ImageProgress,
 ) -> dict[tuple[int, int], np.ndarray]:  # fmt: skip
-    """Answers of models with one preprocessing."""
+    """Answers of models with one preprocessing, out of one store."""
     import numpy as np
     import torch
 
@@ -171,6 +171,7 @@ def _ask(
     from pipeline.views import by_place, views_of
 
     views = views_of(submit.views)
+    store = work.stored(members[models[0][0]].side)
     spec = checkpoint_info(members[models[0][0]].checkpoints[models[0][1]]).preprocessing
     size, n = part_size(min(place.spec(spec).px for place in by_place(views)), device), len(question.rows)
     how: Average = "logits" if submit.average == "logits" else "probs"
@@ -183,7 +184,7 @@ def _ask(
     folders = [
         RUNS / "cache" / "predictions" / fingerprint(
             [members[m].hashes[c], list(submit.views), how if len(views) > 1 else "probs", asked,
-             [row["image_id"] for row in question.rows], work.store.side, str(device), size, code]
+             [row["image_id"] for row in question.rows], store.side, str(device), size, code]
         ) for m, c in models
     ]  # fmt: skip
     starts = range(0, n, size)
@@ -203,7 +204,7 @@ def _ask(
 
     def load(start: int, stop: int, place: Place) -> np.ndarray:
         rows, contents = question.rows[start:stop], question.contents[start:stop]
-        return load_images(rows, place.spec(spec), work.store, contents, (place.x, place.y))
+        return load_images(rows, place.spec(spec), store, contents, (place.x, place.y))
 
     for part, outputs in stream(loaded, load, todo, views, submit.average, device, progress):
         for i, of_model in outputs.items():

@@ -103,7 +103,7 @@ def _trained(code: Path, member: RecordedMember, tags: Mapping[str, str]) -> Mod
     same = sum(same_weights(path, file_of(member.run, name)) for name, path in files.items())
     say("reproduce", f"{same} of {len(files)} models have the same weights, bit for bit; out of fold "
         f"{receipt.figures['score']:.4f}")  # fmt: skip
-    return Models(member.run, member.name, list(files.values()), list(hashes.values()))
+    return Models(member.run, member.name, list(files.values()), list(hashes.values()), member.store)
 
 
 def same_weights(a: Path, b: Path) -> bool:

@@ -79,18 +79,15 @@ def _models(work: Work, member: RecordedMember) -> Models:
             what = f"has hash {found[:16]}, and the submission was made with {digest[:16]}"
             raise Mistakes([Mistake(name, what, "valid: the checkpoint as it was trained", "foreign artifacts")])
         files[path] = digest
-    return Models(member.run, member.name, list(files), list(files.values()))
+    return Models(member.run, member.name, list(files), list(files.values()), member.store)
 
 
 def rebuilt(work: Work, record: Recorded, members: list[Models]) -> bytes:
     """The submission's bytes, by its recipe and these models; nothing that was kept of earlier predictions is read."""
-    from pipeline.config.settings import RUNS
     from pipeline.ensemble.recipe import Recipe
-    from pipeline.images.store import Store
     from pipeline.stages.predictions import test_outputs
     from pipeline.submit import write_submission
 
-    work.store = Store(RUNS / "cache" / f"images-{record.store}", record.store)
     work.check()
     submit = Submit.model_validate({"average": record.average, "views": record.views})
     recipe = Recipe(submit.average, tuple(m.weight for m in record.members), tuple(record.bias))
