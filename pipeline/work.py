@@ -214,8 +214,7 @@ class Work:
 
     def done(self, verb: str, inputs: dict[str, Any], fetchable: bool = True) -> Receipt | None:
         """The receipt, if it still holds; else says why the stage runs."""
-        receipt = receipts.read(self.folder, verb)
-        if receipt is None:
+        if (receipt := receipts.read(self.folder, verb)) is None:
             return None
         fetchable = fetchable and bool(self.in_mlflow(receipt))
         why = receipts.changes(receipt, inputs, self.folder, fetchable)
