@@ -13,6 +13,7 @@ All have the same checkpoints, loaded before the clock starts, files in the page
 same rows, and are asked for each fold's mean of the views' probabilities. They take turns in one process, back and
 forth, so that the machine's noise falls on all. Outputs must agree: `podium` with `resident` to the bit, `plain loop`
 within 0.001 of `predict` on files decoded anew. CPU seconds are of all threads and workers. Nobody trained the models.
+Where other programs are at work, set OMP_WAIT_POLICY=PASSIVE: torch's threads else wait for each other at full speed.
 """
 
 import argparse
@@ -46,7 +47,7 @@ from pipeline.stream import Part, part_size, stream
 from pipeline.task import Task
 from pipeline.views import views_of
 
-CASES = {"mobilenetv3_small_050": (64, 5), "tf_efficientnet_lite0": (128, 3)}  # px, rounds
+CASES = {"mobilenetv3_small_050": (64, 5, 1500), "tf_efficientnet_lite0": (128, 3, 300)}  # px, rounds, photos
 FOLDS = 5
 TASK = Task("class", "softmax", tuple(f"class {i}" for i in range(18)))
 VIEWS = views_of(["flip"])
@@ -133,8 +134,8 @@ def plain_loop(models: list[Loaded], rows: list[Row], workers: int, batch: int) 
 
 
 def compare(folder: Path, name: str, work: Path, args: argparse.Namespace) -> None:
-    px, rounds = CASES[name][0], args.rounds or CASES[name][1]
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[: args.n]
+    px, rounds, n = (asked or usual for asked, usual in zip((None, args.rounds, args.n), CASES[name], strict=True))
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[:n]
     rows = [{"image_id": str(i), "path": str(p), WHERE: str(i)} for i, p in enumerate(paths)]
     spec = preprocessing(Images(px=px), Model(name=name))
     from_files = torch.from_numpy(load_images(rows, spec))  # reads all files into the page cache, too
@@ -180,7 +181,7 @@ def compare(folder: Path, name: str, work: Path, args: argparse.Namespace) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path)
-    parser.add_argument("--n", type=int, default=1500, help="photos at most")
+    parser.add_argument("--n", type=int, help="photos, instead of 1,500 and 300")
     parser.add_argument("--models", nargs="+", default=list(CASES))
     parser.add_argument("--rounds", type=int, help="instead of 5 for the small model and 3 for the large one")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="of the plain loop")
@@ -190,7 +191,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         (drawn := work / "drawn").mkdir()
-        synthetic(drawn, "512x384", args.n)
+        synthetic(drawn, "512x384", args.n or max(n for _, _, n in CASES.values()))
         for folder, model in product([drawn, args.folder] if args.folder else [drawn], args.models):
             compare(folder, model, work, args)
 

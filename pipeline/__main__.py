@@ -91,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
                 return models.promote(work, args.run)
             return models.serve(settings, args.run, port)
         told = args.public is not None or args.private is not None
+        if args.verb == "score" and args.submission and not told:
+            parser.error("SUBMISSION goes with PUBLIC or PRIVATE; against known answers the last submission is scored")
         if args.verb in ("board", "verify", "reproduce", "kaggle") or (args.verb == "score" and told):
             return _of_submission(args, settings, name)
         if args.verb in ("runs", "compare", "sync"):

@@ -110,11 +110,22 @@ def read_submission(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path, dtype=str, keep_default_na=False) if path.is_file() else None
 
 
-def n_changed(before: pd.DataFrame | None, now: pd.DataFrame | None) -> int | str:
-    """How many rows differ between two submissions as strings; `no previous` where there is none of the same rows."""
+def n_changed(before: pd.DataFrame | None, now: pd.DataFrame | None, competition: Competition) -> int | str:
+    """How many rows two submissions (as strings) answer otherwise; `no previous` where there is none of the same rows.
+
+    Raises ValueError or KeyError where one of them is no submission of the competition.
+    """
+    ids = competition.sample_columns[0]
     if before is None or now is None or before.shape != now.shape or list(before.columns) != list(now.columns):
         return "no previous"
-    return int((before != now).any(axis=1).sum())
+    if (before[ids] != now[ids]).any():
+        return "no previous"
+    if competition.target == "regression":  # by more than a hundredth of their spread
+        old, new = (table[competition.sample_columns[1]].astype(float).to_numpy() for table in (before, now))
+        return int((np.abs(old - new) > 0.01 * max(float(new.std()), 1e-12)).sum())
+    old, new = (answers_of(table, competition) for table in (before, now))
+    differs = old != new
+    return int((differs.any(axis=1) if differs.ndim == 2 else differs).sum())
 
 
 def answers_of(submission: pd.DataFrame, competition: Competition) -> np.ndarray:

@@ -266,7 +266,8 @@ def test_no_fold_that_is_sure_is_told_before_anything_is_trained(two):
 CLIENT = """#!/bin/sh
 echo "$@" >> {log}
 case "$2" in
-submit) echo "100%"; echo "Successfully submitted to Masks" ;;
+submit) if [ -e {broken} ]; then echo "Could not submit to competition"; exit 0; fi
+  echo "100%"; echo "Successfully submitted to Masks" ;;
 submissions) cat {table} ;;
 esac
 """
@@ -281,7 +282,8 @@ def test_kaggle_gets_a_file_once_and_its_scores_come_home(two, tmp_path, monkeyp
     header = "fileName,date,description,status,publicScore,privateScore\n"
     table.write_text(f"Warning: a new version, 2.9\n{header}")
     client = bin_ / "kaggle"
-    client.write_text(CLIENT.format(log=log, table=table))
+    broken = tmp_path / "broken"
+    client.write_text(CLIENT.format(log=log, table=table, broken=broken))
     client.chmod(client.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr("pipeline.stages.kaggle.sys.executable", str(bin_ / "python"))
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -291,6 +293,10 @@ def test_kaggle_gets_a_file_once_and_its_scores_come_home(two, tmp_path, monkeyp
     slug = "competition.kaggle=mask-wearing"
     assert "no Kaggle token" in two.main("kaggle", DIGITS, slug, expect=1)[1] and not log.exists()
     monkeypatch.setenv("KAGGLE_API_TOKEN", "secret")
+    broken.touch()  # the client says so and ends well all the same
+    assert "did not take it: Could not submit" in two.main("kaggle", DIGITS, slug, expect=1)[1]
+    broken.unlink()
+    log.write_text("")
     out, _ = two.main("kaggle", DIGITS, slug)
     assert "Successfully submitted" in out and "no score yet" in out and "secret" not in out + log.read_text()
     assert f"-m podium run {run.info.run_id} mask-wearing" in log.read_text()
@@ -352,3 +358,48 @@ def test_each_run_sees_its_images_out_of_the_store_that_it_was_trained_from(two,
     }
     seen.clear()
     assert "byte-identical" in two.main("verify", DIGITS)[0] and set(seen) == {128, "off"}
+
+
+def test_a_run_without_one_of_its_models_is_refused(two):
+    [run] = mlflow_runs(two, "cv")[:1]
+    [path] = [p for p in two.runs.rglob("fold-1.safetensors") if run.info.run_id in str(p)]
+    path.unlink()
+    _, err = two.main("submit", DIGITS, "--runs", run.info.run_id[:8], expect=2)
+    assert "has no model of fold 1 (seed 0)" in err and run.info.run_id[:8] in err
+
+
+def test_a_submission_is_compared_with_the_last_one_that_was_recorded_whatever_lies_there(two, monkeypatch):
+    from pipeline.stages import submission
+
+    path = two.runs / "digits/submission.csv"
+    before = pd.read_csv(path, dtype=str)
+
+    def killed(*arguments, **named):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(submission, "record_of", killed)
+        two.main("submit", DIGITS, "submit.bias=on", "--runs", "top2", expect=130)
+    assert path.read_text() == before.to_csv(index=False)  # the file goes with its record
+    two.main("submit", DIGITS, "submit.bias=on", "--runs", "top2")
+    now = pd.read_csv(path, dtype=str)
+    n = (before["label"] != now["label"]).sum()
+    assert record_of(two)["n_rows_changed_since_previous"] == n > 0
+    path.write_text("")  # damaged: what MLflow holds is compared with
+    two.main("submit", DIGITS, "submit.bias=on", "--runs", "top2", "--force")
+    assert record_of(two)["n_rows_changed_since_previous"] == 0
+
+
+def test_a_file_that_was_made_twice_counts_once_on_the_board_and_a_strangers_record_is_told(two):
+    for _ in range(3):
+        two.main("submit", DIGITS, "--runs", "top2", "--force")
+    two.main("score", DIGITS, "--public", "0.13")
+    out, _ = two.main("board", DIGITS)
+    assert "(n = 1)" in out and out.count("0.1300") >= 3  # shown for each of the same bytes
+    copy = two.root / "sent.csv"
+    shutil.copy(two.runs / "digits/submission.csv", copy)
+    for wrong in ({"views": ["nonsense"]}, {"bias": [1.0]}, {"members": []}, {"format": 3}):
+        copy.with_suffix(".json").write_text(json.dumps({**record_of(two), **wrong}))
+        assert "sent.json" in two.main("verify", DIGITS, "--submission", str(copy), expect=2)[1]
+    with pytest.raises(SystemExit):
+        two.main("score", DIGITS, "--submission", "abc")

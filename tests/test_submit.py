@@ -136,13 +136,13 @@ def test_probabilities_that_are_no_numbers_are_refused(competition, tmp_path):
 
 def test_what_changed_since_the_last_one_is_counted(competition, tmp_path):
     path = tmp_path / "submission.csv"
-    assert n_changed(read_submission(path), pd.DataFrame()) == "no previous"
+    assert n_changed(read_submission(path), pd.DataFrame(), competition) == "no previous"
     first = write_submission(competition, PROBS, path)
     before = read_submission(path)
-    assert n_changed(before, first) == 0
+    assert n_changed(before, first, competition) == 0
     other = PROBS.copy()
     other[:2] = other[:2, ::-1]
-    assert n_changed(before, write_submission(competition, other, path)) == 2
+    assert n_changed(before, write_submission(competition, other, path), competition) == 2
 
 
 def test_the_score_is_scikit_learns_on_the_answered_rows(competition, tmp_path, write_csv):

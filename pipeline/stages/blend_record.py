@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from pipeline import receipts
 from pipeline.config.metric import parse_metric
+from pipeline.config.submission import View
 from pipeline.stages.describe import link, machine
 from pipeline.stages.members import Member
 from pipeline.work import Work, say
@@ -30,7 +31,7 @@ class RecordedMember(BaseModel):
 
     run: str
     name: str
-    weight: float
+    weight: Annotated[float, Field(ge=0, le=1)]
     store: Annotated[int, Field(ge=32, le=4096)] | Literal["off"]  # short side of the decoded images
     checkpoints: dict[Annotated[str, Field(pattern=r"^fold-[\w-]+\.safetensors$")], str] = Field(min_length=1)
 
@@ -43,8 +44,8 @@ class Recorded(BaseModel):
     n_rows: int
     members: list[RecordedMember] = Field(min_length=1)
     average: Literal["probs", "logits", "ranks", "vote"]
-    views: list[str]
-    bias: list[float]
+    views: list[View]
+    bias: list[Annotated[float, Field(allow_inf_nan=False)]]
     test_images: str
     sample: str
     code_version: str
@@ -117,7 +118,10 @@ def looked_at(
     from pipeline.submit import answers_of, n_changed
 
     competition = work.competition
-    changed = n_changed(before, now)
+    try:
+        changed = n_changed(before, now, competition)
+    except (ValueError, KeyError):  # classes or texts were other ones then
+        before, changed = None, "no previous"
     warnings: list[str] = []
     if now is not None and isinstance(changed, int) and len(now):
         same = 1 - changed / len(now)

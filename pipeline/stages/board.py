@@ -111,7 +111,10 @@ def lines_of(tracker: Tracker, settings: Experiment) -> list[Line]:
             run.metrics[f"oof_{metric}"],
             run.metrics.get(f"oof_{metric}_low", run.metrics[f"oof_{metric}"]),
             run.metrics.get(f"oof_{metric}_high", run.metrics[f"oof_{metric}"]),
-            *(of_file.get((run.tags.get("submission_sha256", run.id), name)) for name in ("public", "private", "test")),
+            *(
+                run.metrics.get(f"{name}_{metric}", of_file.get((run.tags.get("submission_sha256", run.id), name)))
+                for name in ("public", "private", "test")
+            ),
         )
         for run in found
         if f"oof_{metric}" in run.metrics
@@ -132,12 +135,16 @@ def board(work: Work) -> int:
         return 0
     where = "public" if any(line.public is not None for line in lines) else "test"
     values = [line.public if where == "public" else line.test for line in lines]
-    places = [i for i, value in enumerate(values) if value is not None]
+    files = [line.run.tags.get("submission_sha256", line.run.id) for line in lines]
+    # a file counts once, however often it was made
+    places = [i for i, value in enumerate(values) if value is not None and files.index(files[i]) == i]
     pairs = [(lines[i].cv, value) for i in places if (value := values[i]) is not None]
     odd = [False] * len(lines)
     for i, is_odd in zip(places, deviating(pairs), strict=True):
         odd[i] = is_odd
-    best, other, same = recommended([_entry(line) for line in lines], metric.greater_is_better)
+    best, other, same = recommended(
+        [_entry(line, settings.competition.target) for line in lines], metric.greater_is_better
+    )
     chosen = [best] if other is None else [best, other]
     _show(lines, values, where, metric.name, odd, chosen)
     if (rank := rank_correlation(pairs)) is not None:
@@ -167,15 +174,26 @@ def board(work: Work) -> int:
     return 0
 
 
-def _entry(line: Line) -> Entry:
+def _entry(line: Line, target: str) -> Entry:
+    """answers: row by row, in the sample's order; of probabilities the most probable class, of numbers tenths of their
+    standard deviation."""
     import pandas as pd
 
     from pipeline.leaderboard import Entry
 
     try:
         table = pd.read_csv(file_of(line.run.id, "submission.csv"), dtype=str, keep_default_na=False)
-        answers = tuple(map("\x1f".join, table.sort_values(table.columns[0]).to_numpy()))
-    except Mistakes:  # its file is gone: it stands by its scores
+        numbers = table.apply(pd.to_numeric, errors="coerce")
+        numbers = numbers.loc[:, numbers.notna().all()]
+        if len(table.columns) > 2 and target != "multilabel" and len(numbers.columns):
+            answers = tuple(numbers.idxmax(axis=1))
+        elif len(table.columns) > 2:
+            answers = tuple("".join(row) for row in (numbers > 0.5).astype(int).astype(str).to_numpy())
+        elif target == "regression":
+            answers = tuple((numbers.iloc[:, -1] / max(float(numbers.iloc[:, -1].std()), 1e-12)).round(1).astype(str))
+        else:
+            answers = tuple(map("\x1f".join, table.to_numpy()))
+    except (Mistakes, ValueError):  # its file is gone: it stands by its scores
         answers = ()
     return Entry(line.run.id, line.cv, line.low, line.high, answers)
 

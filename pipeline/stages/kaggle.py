@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pipeline.work import Work, say
 
 SAYS = "podium run "  # how an upload is described, by which its score is found again
 TOKENS = ("KAGGLE_API_TOKEN", "KAGGLE_KEY")  # environment variables
+PATIENCE_S = 600  # for one call of the client: a large file may take minutes
 FILES = ("access_token", "kaggle.json")  # in the client's folder
 
 
@@ -37,16 +39,20 @@ def kaggle(work: Work, wanted: str) -> int:
         raise Stopped("the Kaggle client is not installed: make kaggle installs it")
     tracker = connect(work.settings)
     run = find_submission(tracker, wanted, work)
-    if "kaggle" in run.tags and not work.force:
-        say("kaggle", f"{run.id[:8]} was uploaded to {run.tags['kaggle']} before; FORCE=1 uploads it again")
+    known = {one.id for one in runs(tracker, ("submission",))}
+    words = ["competitions", "submissions", "-v", competition.kaggle]
+    # asked, and not remembered: an upload that failed is no upload, and one whose command was killed is one
+    if f"{SAYS}{run.id}" in _call(client, words) and not work.force:
+        say("kaggle", f"{run.id[:8]} was uploaded to {competition.kaggle} before; FORCE=1 uploads it again")
     else:
         path = file_of(run.id, "submission.csv")
         said = _call(client, ["competitions", "submit", "-f", str(path), "-m", f"{SAYS}{run.id}", competition.kaggle])
+        last = said.strip().splitlines()[-1:] or [f"{run.id[:8]} uploaded"]
+        if "could not" in said.lower():
+            raise Stopped(f"Kaggle did not take it: {last[0]}")
         tracker.tags(run.id, {"kaggle": competition.kaggle})
-        say("kaggle", said.strip().splitlines()[-1] if said.strip() else f"{run.id[:8]} uploaded")
-    shown = _call(client, ["competitions", "submissions", "-v", competition.kaggle])
-    known = {one.id for one in runs(tracker, ("submission",))}
-    scores = scores_of(shown, known)
+        say("kaggle", last[0])
+    scores = scores_of(_call(client, words), known)
     for run_id, values in scores.items():
         tracker.metrics(run_id, {f"{name}_{competition.metric}": value for name, value in values.items()})
     each = "; ".join(f"{run_id[:8]} {', '.join(f'{k} {v:.4f}' for k, v in v.items())}" for run_id, v in scores.items())
@@ -73,16 +79,21 @@ def scores_of(table: str, known: set[str]) -> dict[str, dict[str, float]]:
         values = {}
         for name in ("public", "private"):
             try:
-                values[name] = float(row.get(f"{name}Score") or "")
+                value = float(row.get(f"{name}Score") or "")
             except ValueError:
                 continue
+            if math.isfinite(value):
+                values[name] = value
         if run_id in known and values:
             found.setdefault(run_id, values)
     return found
 
 
 def _call(client: Path, words: Sequence[str]) -> str:
-    done = subprocess.run([str(client), *words], capture_output=True, text=True)
+    try:
+        done = subprocess.run([str(client), *words], capture_output=True, text=True, timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired as error:
+        raise Stopped(f"Kaggle's client did not end within {PATIENCE_S} s") from error
     if done.returncode:
         told = (done.stderr or done.stdout).strip().splitlines()
         raise Stopped(f"Kaggle's client refused: {told[-1] if told else f'status {done.returncode}'}")

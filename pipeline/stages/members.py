@@ -22,7 +22,6 @@ from pipeline.work import Work, say
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipeline.config.settings import Experiment
     from pipeline.images.store import Side
     from pipeline.tracking.browse import Run
     from pipeline.tracking.runs import Tracker
@@ -67,13 +66,17 @@ def own(work: Work, trained: Receipt) -> Member:
     files = [work.resolve(trained, name) for name in names]
     folds = receipts.read(work.folder, "folds")
     assert folds is not None, "train comes after folds"
+    paths, hashes = _in_order(files, identity_of(trained.fingerprint, trained.inputs))
+    table = read_folds(work.resolve(folds, "folds.csv"))
+    _refuse_parts(work.name, paths, table, work.settings.train.seeds)
     return Member(
         trained.run_id,
         work.name,
-        *_in_order(files, identity_of(trained.fingerprint, trained.inputs)),
+        paths,
+        hashes,
         work.store.side,
         pd.read_parquet(work.resolve(trained, "oof.parquet")),
-        read_folds(work.resolve(folds, "folds.csv")),
+        table,
     )
 
 
@@ -85,7 +88,7 @@ def chosen_runs(work: Work, wanted: Sequence[str]) -> tuple[Tracker, list[Run]]:
     found = [run for run in runs(tracker, ("cv",)) if run.status == "FINISHED"]
     chosen: list[Run] = []
     for name in wanted:
-        of_name = _top(found, int(match[1]), work.settings) if (match := TOP.fullmatch(name)) else [find(found, name)]
+        of_name = _top(found, int(match[1]), work) if (match := TOP.fullmatch(name)) else [find(found, name)]
         chosen += [run for run in of_name if run.id not in {other.id for other in chosen}]
     first = chosen[0]
     here = {"folds": first.tags.get("folds", "none"), "images": work.image_hashes[0]}
@@ -102,13 +105,18 @@ def chosen_runs(work: Work, wanted: Sequence[str]) -> tuple[Tracker, list[Run]]:
     return tracker, chosen
 
 
-def _top(found: list[Run], n: int, settings: Experiment) -> list[Run]:
-    """The n best by their out-of-fold score, on the folds of the youngest run; one of several of equal settings."""
+def _top(found: list[Run], n: int, work: Work) -> list[Run]:
+    """The n best by their out-of-fold score on these images and the folds of the youngest run on them.
+
+    One of several of equal settings. Raises `Mistakes` where there is none.
+    """
+    settings = work.settings
     metric = parse_metric(settings.competition.metric, settings.competition.target)
     name = f"oof_{metric.name}"
-    scored = [run for run in found if name in run.metrics]
+    scored = [run for run in found if name in run.metrics and run.tags.get("images") == work.image_hashes[0]]
     if not scored:
-        return []
+        valid = "valid: finished trainings of these images; make train makes one"
+        raise Mistakes([Mistake(f"RUNS: top{n}", f"there is none with a {name}", valid, "runs")])
     folds = scored[0].tags.get("folds")
     on_folds: dict[str, Run] = {}
     for run in scored:  # the youngest of equal ones
@@ -116,7 +124,8 @@ def _top(found: list[Run], n: int, settings: Experiment) -> list[Run]:
             on_folds.setdefault(run.tags.get("settings", run.id), run)
     sign = -1 if metric.greater_is_better else 1
     best = sorted(on_folds.values(), key=lambda run: sign * run.metrics[name])[:n]
-    say("submit", f"top{n}: {', '.join(f'{run.id[:8]} {run.metrics[name]:.4f}' for run in best)}")
+    fewer = f"top{n}" if len(best) == n else f"top{n}, of which there are {len(best)}"
+    say("submit", f"{fewer}: {', '.join(f'{run.id[:8]} {run.metrics[name]:.4f}' for run in best)}")
     return best
 
 
@@ -133,19 +142,34 @@ def fetched(work: Work, tracker: Tracker, run: Run) -> Member:
         raise Mistakes([Mistake(f"RUNS: {run.id[:8]}", "MLflow holds no checkpoint of it", valid, "runs")])
     identity = {name: run.tags.get(name, "none") for name in ("settings", "folds", "images")}
     paths, hashes = _in_order([file_of(run.id, name) for name in names], identity)
+    side, seeds = _settings_of(run.id, paths[0])
+    table = read_folds(file_of(run.id, "folds.csv"))
+    _refuse_parts(f"RUNS: {run.id[:8]} ({run.name})", paths, table, seeds)
     return Member(
         run.id,
         run.name,
         paths,
         hashes,
-        _side_of(run.id, paths[0]),
+        side,
         pd.read_parquet(file_of(run.id, "oof.parquet")),
-        read_folds(file_of(run.id, "folds.csv")),
+        table,
     )
 
 
-def _side_of(run_id: str, checkpoint: Path) -> Side:
-    """Of the store that a run was trained from, by its settings. Raises `Mistakes` where they cannot be read."""
+def _refuse_parts(name: str, paths: Sequence[Path], folds: pd.DataFrame, seeds: Sequence[int]) -> None:
+    """Raises `Mistakes` where a fold's model is missing: the rows that it alone validated would be nobody's."""
+    from pipeline.folds.split import splits
+    from pipeline.model import checkpoint_info
+
+    there = {(info.seed, info.fold) for info in map(checkpoint_info, paths)}
+    absent = sorted({(seed, split.number) for seed in seeds for split in splits(folds)} - there)
+    if absent:
+        found = f"has no model of {', '.join(f'fold {fold} (seed {seed})' for seed, fold in absent[:5])}"
+        raise Mistakes([Mistake(name, found, "valid: a run with the models of all its folds and seeds", "runs")])
+
+
+def _settings_of(run_id: str, checkpoint: Path) -> tuple[Side, Sequence[int]]:
+    """(side of the store that a run was trained from, its seeds). Raises `Mistakes` where they cannot be read."""
     import yaml
     from pydantic import ValidationError
 
@@ -156,11 +180,12 @@ def _side_of(run_id: str, checkpoint: Path) -> Side:
 
     try:
         settings = yaml.safe_load(file_of(run_id, "settings.yaml").read_text())
+        seeds = [int(seed) for seed in settings["train"]["seeds"]]
         images, augment = Images.model_validate(settings["images"]), Augment.model_validate(settings["augment"])
-    except (yaml.YAMLError, ValidationError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, ValidationError, KeyError, TypeError, ValueError) as error:
         found = f"its settings.yaml cannot be read ({first_line(error)})"
         raise Mistakes([Mistake(f"run {run_id[:8]}", found, "valid: a run of this pipeline", "runs")]) from None
-    return side_for(images.store, checkpoint_info(checkpoint).preprocessing, augment.mean_crop_area)
+    return side_for(images.store, checkpoint_info(checkpoint).preprocessing, augment.mean_crop_area), seeds
 
 
 def file_of(run_id: str, name: str) -> Path:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.progress import ImageProgress
     from pipeline.views import Place
 
-KEPT = 2 << 30  # bytes of predictions that stay; the longest unused go first
+KEPT = 2 << 30  # bytes of predictions that stay
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[n
         for c in range(len(member.checkpoints)):
             total[sides[m, c]] += spread(answers[m, c], submit.average, kind)
             times[sides[m, c]] += 1
+        assert times.all(), f"{member.name} left rows that no model of it validated"
         means.append(total / times[:, None])
     return means
 
@@ -234,12 +236,13 @@ def _write(path: Path, outputs: np.ndarray) -> None:
 
 
 def _forget(folder: Path) -> None:
-    """Keeps `KEPT` bytes, those that were written last."""
+    """Keeps `KEPT` bytes, those that were written last; what an unfinished command needs is among them."""
     if not folder.is_dir():
         return
-    each = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
     total = 0
-    for path in each:
-        total += sum(file.stat().st_size for file in path.iterdir())
-        if total > KEPT:
-            shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # another experiment's command may be at work in there: then the next one forgets
+        each = [path for path in folder.iterdir() if path.is_dir()]
+        for path in sorted(each, key=lambda path: path.stat().st_mtime, reverse=True):
+            total += sum(file.stat().st_size for file in path.iterdir())
+            if total > KEPT:
+                shutil.rmtree(path, ignore_errors=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import receipts
 from pipeline.atomic import atomic
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped
+from pipeline.config.settings import fingerprint
 from pipeline.config.submission import Submit
 from pipeline.receipts import Receipt
 from pipeline.stages.members import Member, own
@@ -32,6 +33,7 @@ def pseudo(work: Work) -> Receipt:
         **trained.inputs,
         **work.settings.flat("pseudo"),
         "train": trained.fingerprint,
+        "models": fingerprint([made["sha256"] for name, made in trained.artifacts.items() if name.endswith("tensors")]),
         "test images": work.image_hashes[1],
     }
     done = work.done("pseudo", inputs)

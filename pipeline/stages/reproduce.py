@@ -37,7 +37,7 @@ def reproduce(work: Work, wanted: str) -> int:
     members = []
     for number, member in enumerate(record.members):
         try:
-            tags = dict(tracker.client.get_run(member.run).data.tags)
+            tags = {"code_version": "", **tracker.client.get_run(member.run).data.tags}
         except Exception as error:  # MLflow raises many kinds; each means that there is no record of it
             found = f"MLflow has no run {member.run[:8]} ({type(error).__name__})"
             raise Mistakes([Mistake("submission", found, "valid: a store that holds its trainings", "runs")]) from error
@@ -70,7 +70,11 @@ def _checked_out(run_id: str, commit: str, changed: bool) -> Path:
         raise Stopped(f"code {commit} cannot be checked out ({reason[0]}); git fetch what is missing") from error
     if changed:
         changes = file_of(run_id, "uncommitted.diff")
-        _git(place, "apply", "--whitespace=nowarn", str(changes.absolute()))
+        try:
+            _git(place, "apply", "--whitespace=nowarn", str(changes.absolute()))
+        except subprocess.CalledProcessError as error:
+            raise Stopped(f"what was changed in the code and not committed then does not apply to {commit}: it was too "
+                          "much to be kept whole") from error  # fmt: skip
     (place / ".podium-whole").touch()
     return place
 

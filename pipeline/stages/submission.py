@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from pipeline.config.settings import fingerprint
 from pipeline.receipts import Receipt
 from pipeline.stages.blend_record import about_blend, expectation, looked_at, record_of, tell_blend
 from pipeline.stages.describe import dataset, page
-from pipeline.stages.members import Member, check_alike, check_views, chosen_runs, fetched, own
+from pipeline.stages.members import Member, check_alike, check_views, chosen_runs, fetched, file_of, own
 from pipeline.stages.predictions import oof_outputs, test_outputs
 from pipeline.stages.training import train
 from pipeline.work import Work, say
@@ -123,17 +124,19 @@ def _write(
 
     competition, chosen = work.competition, blended.blend.chosen
     path, record_path = work.folder / "submission.csv", work.folder / "submission.json"
-    before = room.read_submission(path)
-    room.write_submission(competition, outputs, path)
-    now = room.read_submission(path)
+    fresh = work.folder / ".submission.csv"  # takes its place with its record, when that is made
+    before = _previous(work)
+    room.write_submission(competition, outputs, fresh)
+    now = room.read_submission(fresh)
     seen = looked_at(work, blended.rows, chosen, before, now)
     likely = expectation(work, chosen.score)
-    record = record_of(work, members, blended.blend, blended.recipe, seen, likely, receipts.sha256(path))
+    record = record_of(work, members, blended.blend, blended.recipe, seen, likely, receipts.sha256(fresh))
     if blended.views:
         gain = {"by": blended.views.difference, "by_low": blended.views.low, "by_high": blended.views.high}
         record["views_against_none"] = gain
     with atomic(record_path) as temporary:
         temporary.write_text(json.dumps(record, indent=1))
+        os.replace(fresh, path)
     picture = work.folder / "blends.png"
     blends(blended.blend.candidates, blended.blend.singles, chosen.name, competition.metric, picture)
     settings = work.settings.submit
@@ -161,6 +164,22 @@ def _write(
     return work.finish("submit", inputs, [path, record_path], run_id, figures, started)
 
 
+def _previous(work: Work) -> Any:
+    """The last submission that was recorded, as strings; None where there is none, or it cannot be read any more."""
+    from pipeline.submit import read_submission
+
+    last = receipts.read(work.folder, "submit")
+    if last is None:
+        return None
+    try:
+        path = work.folder / "submission.csv"
+        if not path.is_file() or receipts.sha256(path) != last.artifacts["submission.csv"]["sha256"]:
+            path = file_of(work.in_mlflow(last), "submission.csv")  # a command was killed since, or a hand was at it
+        return read_submission(path)
+    except (Mistakes, ValueError, OSError):
+        return None
+
+
 def _mean(work: Work) -> str:
     words = {"probs": "mean", "logits": "mean of the logits", "ranks": "mean of the ranks", "vote": "vote"}
     views = work.settings.submit.views
@@ -179,7 +198,14 @@ def score(work: Work) -> Receipt:
         from pipeline.score import check_answers
 
         check_answers(answers)
-    submitted = _as_submitted(work) or submit(work)
+    submitted = _as_submitted(work)
+    if submitted:
+        own, now = submitted.settings, work.settings.flat()
+        differs = sorted(key for key in now if key in own and own[key] != now[key] and not key.startswith("tune."))
+        if differs:
+            say("score", f"of the last submission, which was made with other {', '.join(differs[:4])}")
+    else:
+        submitted = submit(work)
     inputs = {
         "submission": submitted.artifacts["submission.csv"]["sha256"][:16],
         "answers": receipts.sha256(answers)[:16],

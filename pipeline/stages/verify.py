@@ -49,6 +49,10 @@ def recorded(work: Work, wanted: str) -> tuple[Path, Recorded]:
         found = f"has hash {digest[:16]}, and its record says {record.sha256[:16]}"
         raise Mistakes([Mistake(path.name, found, "valid: the file as it was submitted", "foreign artifacts")])
     _check_data(work, record)
+    n_bias, total = len(record.bias), sum(member.weight for member in record.members)
+    if n_bias not in (0, len(work.competition.classes)) or abs(total - 1) > 1e-6:
+        found = f"holds {n_bias} shifts for {len(work.competition.classes)} classes and weights of sum {total:g}"
+        raise Mistakes([Mistake(record_path.name, found, "valid: none or one a class; weights of sum 1", "records")])
     return path, record
 
 
