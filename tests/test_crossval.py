@@ -14,7 +14,7 @@ from pipeline.crossval import cross_validate
 from pipeline.metrics import score
 from pipeline.model import load_checkpoint
 from pipeline.precision import Precision
-from pipeline.predict import predict
+from pipeline.predict import batch_size_for, predict
 from pipeline.task import Task
 from pipeline.train import TrainingData
 
@@ -109,12 +109,21 @@ def test_nothing_is_pickled_in_what_leaves_the_folder(finished):
         assert "podium" in file.metadata()
 
 
-def test_batch_sizes_of_prediction_agree_to_float_tolerance(finished, data):
+def test_batch_sizes_of_prediction_agree_to_float_tolerance(finished, data, monkeypatch):
     model, info = load_checkpoint(finished[0].checkpoints[0], torch.device("cpu"))
-    whole, parts = (
-        predict(model, info.task, data.images, info.preprocessing, torch.device("cpu"), size) for size in (256, 7)
-    )
-    assert np.abs(whole - parts).max() < 1e-5
+    outputs = []
+    for size in (256, 7):
+        monkeypatch.setattr("pipeline.predict.batch_size_for", lambda px, device, size=size: size)
+        outputs.append(predict(model, info.task, data.images, info.preprocessing, torch.device("cpu")))
+    assert np.abs(outputs[0] - outputs[1]).max() < 1e-5
+
+
+def test_batches_on_a_gpu_are_larger_for_smaller_images_and_no_larger_on_a_cpu():
+    gpu = torch.device("cuda")  # named, not used
+    sizes = [batch_size_for(px, gpu) for px in (32, 64, 112, 224, 448, 8192)]
+    assert sizes == [4096, 2048, 1024, 256, 64, 1]
+    assert all(n * px**2 <= 256 * 224**2 or n == 1 for n, px in zip(sizes, (32, 64, 112, 224, 448, 8192), strict=True))
+    assert {batch_size_for(px, torch.device("cpu")) for px in (32, 448)} == {256}
 
 
 def test_a_gpu_that_is_not_there_is_told(data, folds, tmp_path, monkeypatch):
