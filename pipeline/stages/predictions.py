@@ -131,12 +131,14 @@ def _answers(
     work: Work, members: Sequence[Models], questions: Sequence[Question], submit: Submit, fresh: bool
 ) -> dict[tuple[int, int], np.ndarray]:
     """(member, checkpoint) -> (rows of its question, n_outputs) float32."""
+    from pipeline.crossval import prepare_machine
     from pipeline.model import pick_device
     from pipeline.progress import ImageProgress
     from pipeline.views import views_of
 
     if not questions:
         return {}
+    prepare_machine()  # the bits of the training's validation, and memory that is not zeroed anew for each batch
     device = pick_device(work.settings.train.device)
     n = sum(len(q.rows) * len(q.models) for q in questions) * len(views_of(submit.views))
     answers: dict[tuple[int, int], np.ndarray] = {}
