@@ -37,7 +37,7 @@ OF_THE_SCORES = (
     r"submit (ID|equal|greedy|simplex)\b",  # a row of the table of blends: which one is taken
     r"submit N predicted",  # told where it takes long
     r"compare (both|more than noise|not more)",
-    r"board (select|rank correlation)",  # the latter where they differ
+    r"board (select|rank correlation|public less)",  # an interval only where three files differ
 )
 
 
