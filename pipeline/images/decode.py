@@ -4,6 +4,7 @@ In: a path. Out: a PIL image, or `Unreadable` with the reason. What is unusual i
 bits, transparency, CMYK, several frames, another format than its name says) is handled here and noted in `FileFacts`.
 """
 
+import os
 import struct
 import zlib
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from pipeline.config.data import Preprocessing
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # not the parsers that photographs never need
 MAX_PIXELS = 89_000_000  # Pillow only warns up to twice this many
 ORIENTATION = 0x0112  # EXIF's tag
+CAMERA = (0x010F, 0x0110)  # EXIF's tags of make and model
 DCT_GAP = 1.25  # a JPEG is decoded at a half, quarter or eighth where that is still so many times the size asked for
 MIDDLE = (0.5, 0.5)  # where a square lies in an image, from 0 (left, top) to 1
 RESAMPLING = {
@@ -50,6 +52,10 @@ class FileFacts:
     frames: int
     bits: int
     has_alpha: bool  # some pixel really lets something through
+    n_bytes: int  # of the whole file
+    quantisation: float  # mean entry of a JPEG's tables: the larger, the coarser; 0 for other formats
+    camera: str  # make and model by EXIF
+    extras: str  # what else the file holds, by Pillow's names in alphabetical order: "dpi exif icc_profile jfif"
 
 
 def open_image(path: str | BinaryIO, side: int = 0) -> tuple[Image.Image, FileFacts]:
@@ -67,20 +73,36 @@ def open_image(path: str | BinaryIO, side: int = 0) -> tuple[Image.Image, FileFa
             mode, kind, frames = image.mode, str(image.format), getattr(image, "n_frames", 1)
             if mode == "F":
                 raise ValueError("its pixels are floating-point numbers, whose black and white nobody knows")
-            turned = image.getexif().get(ORIENTATION, 1)
+            n_bytes, quantisation = _size_and_quantisation(image)
+            exif = image.getexif()
+            turned = exif.get(ORIENTATION, 1)
             orientation = turned if turned in range(1, 9) else 1  # others mean nothing
             if side and kind in ("JPEG", "MPO"):
                 share = min(1.0, DCT_GAP * side / min(width, height))
                 image.draft(None, (max(1, int(width * share)), max(1, int(height * share))))
             image.load()  # decodes: a truncated file fails here, not in epoch 7
             upright = image if orientation == 1 else ImageOps.exif_transpose(image)  # which copies
+            camera = " ".join(str(exif[tag]).strip() for tag in CAMERA if tag in exif)
+            extras = " ".join(sorted(str(name) for name in image.info))
         pixels, bits, has_alpha = _eight_bits(upright)
     except BROKEN as error:
         reason = str(error).splitlines()[0][:120] if str(error) else "no reason given"
         raise Unreadable(f"{type(error).__name__}: {reason}") from None
     if orientation in (5, 6, 7, 8):
         width, height = height, width
-    return pixels, FileFacts(width, height, mode, kind, orientation, frames, bits, has_alpha)
+    about = (n_bytes, quantisation, camera, extras)
+    return pixels, FileFacts(width, height, mode, kind, orientation, frames, bits, has_alpha, *about)
+
+
+def _size_and_quantisation(image: Image.Image) -> tuple[int, float]:
+    """Of an image that is opened and not yet decoded: (bytes of the file, mean entry of a JPEG's tables or 0)"""
+    file = image.fp
+    assert file is not None
+    place = file.tell()
+    n_bytes = file.seek(0, os.SEEK_END)
+    file.seek(place)
+    tables = [value for table in getattr(image, "quantization", {}).values() for value in table]
+    return n_bytes, sum(tables) / max(len(tables), 1)
 
 
 def _eight_bits(image: Image.Image) -> tuple[Image.Image, int, bool]:

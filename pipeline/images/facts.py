@@ -1,4 +1,4 @@
-"""What is learned of an image in the one pass that decodes it: enough for the whole first look, and 1.3 KB of it.
+"""What is learned of an image in the one pass that decodes it: enough for the whole first look, and 1.4 KB of it.
 
 In: the pixels at the store's size. Out: one record of `RECORD`. Everything is computed from the reduced image,
 so that a photograph of 20 megapixels costs no more than its decoding.
@@ -27,6 +27,10 @@ RECORD = np.dtype(
         ("frames", "<u4"),
         ("bits", "u1"),
         ("has_alpha", "?"),
+        ("n_bytes", "<u8"),  # of the file
+        ("quantisation", "<f4"),  # mean entry of a JPEG's tables, 0 for other formats
+        ("camera", "S24"),
+        ("extras", "S64"),  # names of what else the file holds
         ("brightness", "<f4"),  # mean luma, 0..1
         ("contrast", "<f4"),  # its standard deviation
         ("blur", "<f4"),  # variance of the Laplacian of luma (0..1): small where nothing is sharp
@@ -42,8 +46,8 @@ RECORD = np.dtype(
 def facts_of(pixels: np.ndarray, file: FileFacts) -> np.ndarray:
     """() record of `RECORD`, without content, offset and stored. pixels: (h, w, 1 or 3) uint8, at the store's size."""
     record: Any = np.zeros((), RECORD)
-    for name in ("width", "height", "mode", "format", "orientation", "frames", "bits", "has_alpha"):
-        record[name] = getattr(file, name)
+    for name, value in vars(file).items():
+        record[name] = value.encode("ascii", "replace") if isinstance(value, str) else value
     digest = hashlib.sha256(f"{file.width} {file.height} ".encode())
     digest.update(pixels.data)
     record["pixels"] = digest.hexdigest()[:32]

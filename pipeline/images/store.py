@@ -31,7 +31,7 @@ from pipeline.images.content import MISSING
 from pipeline.images.decode import BROKEN, FORMATS, Unreadable, open_image, shrink
 from pipeline.images.facts import RECORD, SIDE, facts_of
 
-VERSION = "podium images 3"
+VERSION = "podium images 4"
 CHUNK = 128  # images between two writes: what a kill can cost
 TASK = 8  # images that a thread takes at once
 RESERVE = 1 << 30  # bytes of disk that stay free
