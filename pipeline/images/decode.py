@@ -8,7 +8,7 @@ import os
 import struct
 import zlib
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -96,8 +96,7 @@ def open_image(path: str | BinaryIO, side: int = 0) -> tuple[Image.Image, FileFa
 
 def _size_and_quantisation(image: Image.Image) -> tuple[int, float]:
     """Of an image that is opened and not yet decoded: (bytes of the file, mean entry of a JPEG's tables or 0)"""
-    file = image.fp
-    assert file is not None
+    file: Any = getattr(image, "fp")  # noqa: B009 - of image files, which Pillow's types do not tell from others
     place = file.tell()
     n_bytes = file.seek(0, os.SEEK_END)
     file.seek(place)
