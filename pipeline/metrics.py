@@ -40,20 +40,26 @@ def decisions(outputs: np.ndarray, kind: str) -> np.ndarray:
 
 def weighted(metric: Metric, targets: np.ndarray, outputs: np.ndarray, kind: str) -> Weighted:
     """The score as a function of the rows' weights, with all that does not depend on them done once."""
-    outputs = outputs.astype(np.float64)
+    return judged(metric, outputs, kind)(targets)
+
+
+def judged(metric: Metric, outputs: np.ndarray, kind: str) -> Callable[[np.ndarray], Weighted]:
+    """`weighted` as a function of the targets: what the outputs alone decide is done once, for many targets."""
+    outputs = outputs.astype(np.float64, copy=False)
+    if metric.kind == "log_loss":
+        return lambda targets: _log_loss(targets, outputs, kind)
+    if metric.kind in ("auc", "mean_average_precision"):
+        orders = [np.argsort(-outputs[:, c], kind="stable") for c in range(outputs.shape[1])]
+        return lambda targets: _ranking(metric, targets, outputs, orders, kind)
+    if metric.kind in ("top_#_accuracy", "map_at_#"):
+        best = np.argsort(-outputs, axis=1, kind="stable")[:, : int(metric.number)]
+        return lambda targets: _at_k(metric, targets, best, kind)
     answers = decisions(outputs, kind)
     if metric.kind in ("rmse", "mae", "r2"):
-        return _errors(metric, targets.astype(float), answers.astype(float))
-    if metric.kind == "log_loss":
-        return _log_loss(targets, outputs, kind)
-    if metric.kind in ("auc", "mean_average_precision"):
-        truth = targets if kind == "multilabel" else np.eye(outputs.shape[1])[targets]
-        return _ranking(metric, truth.astype(bool), outputs, kind)
-    if metric.kind in ("top_#_accuracy", "map_at_#"):
-        return _at_k(metric, targets, outputs, kind)
+        return lambda targets: _errors(metric, targets.astype(float), answers.astype(float))
     if kind == "multilabel":
-        return _multilabel(metric, targets.astype(bool), answers.astype(bool))
-    return _from_confusion(metric, targets, answers, outputs.shape[1])
+        return lambda targets: _multilabel(metric, targets.astype(bool), answers.astype(bool))
+    return lambda targets: _from_confusion(metric, targets, answers, outputs.shape[1])
 
 
 def _from_confusion(metric: Metric, targets: np.ndarray, answers: np.ndarray, n_classes: int) -> Weighted:
@@ -126,17 +132,18 @@ def _log_loss(targets: np.ndarray, outputs: np.ndarray, kind: str) -> Weighted:
     tiny = float(np.finfo(np.float64).eps)
     if kind == "multilabel":
         p = outputs.clip(tiny, 1 - tiny)
-        rows = -np.where(targets.astype(bool), np.log(p), np.log(1 - p)).mean(axis=1)
+        rows = -np.log(np.where(targets.astype(bool), p, 1 - p)).mean(axis=1)
     else:
-        p = (outputs / outputs.sum(axis=1, keepdims=True)).clip(tiny, 1 - tiny)
-        rows = -np.log(p[np.arange(len(targets)), targets])
+        rows = -np.log((outputs[np.arange(len(targets)), targets] / outputs.sum(axis=1)).clip(tiny, 1 - tiny))
     return lambda weights: float(np.average(rows, weights=weights))
 
 
-def _at_k(metric: Metric, targets: np.ndarray, outputs: np.ndarray, kind: str) -> Weighted:
-    """Of the k most probable classes: is the truth among them (top-k), and how far up (mean average precision at k)."""
-    k = min(int(metric.number), outputs.shape[1])
-    best = np.argsort(-outputs, axis=1, kind="stable")[:, :k]
+def _at_k(metric: Metric, targets: np.ndarray, best: np.ndarray, kind: str) -> Weighted:
+    """Of the k most probable classes: is the truth among them (top-k), and how far up (mean average precision at k).
+
+    best: (N, k) their indices, the most probable first.
+    """
+    k = best.shape[1]
     if kind == "multilabel":
         hit = np.take_along_axis(targets.astype(bool), best, axis=1)
         possible = targets.astype(bool).sum(axis=1)
@@ -150,14 +157,17 @@ def _at_k(metric: Metric, targets: np.ndarray, outputs: np.ndarray, kind: str) -
     return lambda weights: float(np.average(rows, weights=weights))
 
 
-def _ranking(metric: Metric, truth: np.ndarray, outputs: np.ndarray, kind: str) -> Weighted:
+def _ranking(
+    metric: Metric, targets: np.ndarray, outputs: np.ndarray, orders: list[np.ndarray], kind: str
+) -> Weighted:  # fmt: skip
     """Macro mean of the area under the ROC curve, or of the average precision, of each class against the rest.
 
     The area is over the classes that have both members and others, and one half where there is none. As in
     scikit-learn, the precision of a label that no row has is 0, and of one that every row has 1; of a class that does
     not occur it does not count, since classes, unlike labels, are drawn from a set that a fold may not hold whole.
+    orders: for each class its rows, the most probable first.
     """
-    orders = [np.argsort(-outputs[:, c], kind="stable") for c in range(outputs.shape[1])]
+    truth = targets.astype(bool) if kind == "multilabel" else targets[:, None] == np.arange(outputs.shape[1])
     sorted_ = [outputs[order, c] for c, order in enumerate(orders)]
     ends = [np.append(np.flatnonzero(np.diff(values)), len(values) - 1) for values in sorted_]  # ties count together
 
