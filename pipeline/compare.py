@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.config.metric import parse_metric
+from pipeline.config.metric import Metric, parse_metric
 from pipeline.crossval import arrays_of
 from pipeline.metrics import resamples, weighted
 
@@ -53,7 +53,7 @@ def align(a: pd.DataFrame, b: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]
 
 
 def compare(
-    a: pd.DataFrame, b: pd.DataFrame, group_of: Mapping[str, str], metric: str, kind: str, seed: int = 0,
+    a: pd.DataFrame, b: pd.DataFrame, group_of: Mapping[str, str], metric: str | Metric, kind: str, seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:  # fmt: skip
     """a, b: out-of-fold tables as in `crossval`. group_of: image_id -> group, empty where there are none.

@@ -1,7 +1,7 @@
-"""The folds' models as one: images in, outputs and answers out, for the submission and for a model that is served.
+"""The folds' models as one: images in, outputs out, for the submission and for a model that is served.
 
 In: checkpoints, and images of a competition or image files that nobody has seen before. Out: (N, n_outputs) means of
-the folds' outputs, and what they say in the submission's words.
+the folds' outputs.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -17,7 +17,6 @@ from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.images.decode import Unreadable
 from pipeline.images.load import load_one
 from pipeline.images.store import Side
-from pipeline.metrics import decisions
 from pipeline.model import CheckpointInfo, load_checkpoint
 from pipeline.predict import predict
 from pipeline.receipts import sha256
@@ -38,16 +37,6 @@ def mean_outputs(
             images = images_for(spec)
         outputs.append(predict(model, info.task, images, spec, device))
     return np.mean(outputs, axis=0)
-
-
-def texts(outputs: np.ndarray, target: str, label_texts: Sequence[str], separator: str) -> list[str]:
-    """What is answered for each row, as a submission writes it. label_texts: of each class."""
-    answers = decisions(outputs, target)
-    if target == "regression":
-        return [f"{value:.7g}" for value in answers.tolist()]
-    if target == "multilabel":
-        return [separator.join(name for name, has in zip(label_texts, row, strict=True) if has) for row in answers]
-    return [label_texts[answer] for answer in answers]
 
 
 class Ensemble:

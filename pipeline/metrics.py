@@ -16,9 +16,10 @@ import numpy as np
 from pipeline.config.metric import Metric, parse_metric
 
 Weighted = Callable[[np.ndarray], float]  # (N,) weights of the rows -> score
+NO_GUESS = -np.inf  # output of a class that a cell does not name: no place among the best is its
 
 
-def score(metric: str, targets: np.ndarray, outputs: np.ndarray, kind: str = "class") -> float:
+def score(metric: str | Metric, targets: np.ndarray, outputs: np.ndarray, kind: str = "class") -> float:
     """One number from all rows. kind: of target, as in `competition.target`."""
     return weighted(parse_metric(metric, kind), targets, outputs, kind)(np.ones(len(targets)))
 
@@ -45,7 +46,7 @@ def weighted(metric: Metric, targets: np.ndarray, outputs: np.ndarray, kind: str
 
 def judged(metric: Metric, outputs: np.ndarray, kind: str) -> Callable[[np.ndarray], Weighted]:
     """`weighted` as a function of the targets: what the outputs alone decide is done once, for many targets."""
-    outputs = outputs.astype(np.float64, copy=False)
+    outputs = as_in_cells(metric, outputs, kind)
     if metric.kind == "log_loss":
         return lambda targets: _log_loss(targets, outputs, kind)
     if metric.kind in ("auc", "mean_average_precision"):
@@ -53,6 +54,7 @@ def judged(metric: Metric, outputs: np.ndarray, kind: str) -> Callable[[np.ndarr
         return lambda targets: _ranking(metric, targets, outputs, orders, kind)
     if metric.kind in ("top_#_accuracy", "map_at_#"):
         best = np.argsort(-outputs, axis=1, kind="stable")[:, : int(metric.number)]
+        best = np.where(np.take_along_axis(outputs, best, axis=1) > NO_GUESS, best, outputs.shape[1])
         return lambda targets: _at_k(metric, targets, best, kind)
     answers = decisions(outputs, kind)
     if metric.kind in ("rmse", "mae", "r2"):
@@ -60,6 +62,24 @@ def judged(metric: Metric, outputs: np.ndarray, kind: str) -> Callable[[np.ndarr
     if kind == "multilabel":
         return lambda targets: _multilabel(metric, targets.astype(bool), answers.astype(bool))
     return lambda targets: _from_confusion(metric, targets, answers, outputs.shape[1])
+
+
+def as_in_cells(metric: Metric, outputs: np.ndarray, kind: str) -> np.ndarray:
+    """(N, C) float64: what a submission's cells keep of the outputs, as `Metric.hard` and `Metric.positive` say."""
+    outputs = outputs.astype(np.float64, copy=False)
+    if metric.hard:
+        answers = decisions(outputs, kind)
+        held = answers == 1 if answers.ndim == 2 else np.eye(outputs.shape[1], dtype=bool)[answers]
+        return np.where(held, 1.0, NO_GUESS if metric.judges == "best" else 0.0)
+    if metric.positive is not None and metric.judges == "probabilities":
+        p = of_positive(outputs, metric.positive).astype(np.float64)
+        return np.stack([1 - p, p] if metric.positive else [p, 1 - p], axis=1)
+    return outputs
+
+
+def of_positive(outputs: np.ndarray, place: int) -> np.ndarray:
+    """(N,) float32, the probability of one of two classes, as a cell holds it."""
+    return (outputs[:, place] / outputs.sum(axis=1)).astype(np.float32)
 
 
 def _from_confusion(metric: Metric, targets: np.ndarray, answers: np.ndarray, n_classes: int) -> Weighted:
@@ -141,11 +161,11 @@ def _log_loss(targets: np.ndarray, outputs: np.ndarray, kind: str) -> Weighted:
 def _at_k(metric: Metric, targets: np.ndarray, best: np.ndarray, kind: str) -> Weighted:
     """Of the k most probable classes: is the truth among them (top-k), and how far up (mean average precision at k).
 
-    best: (N, k) their indices, the most probable first.
+    best: (N, k) their indices, the most probable first; C where a cell names none, which is a miss.
     """
     k = best.shape[1]
     if kind == "multilabel":
-        hit = np.take_along_axis(targets.astype(bool), best, axis=1)
+        hit = np.take_along_axis(np.pad(targets.astype(bool), ((0, 0), (0, 1))), best, axis=1)
         possible = targets.astype(bool).sum(axis=1)
     else:
         hit, possible = best == targets[:, None], np.ones(len(targets), int)
@@ -171,6 +191,9 @@ def _ranking(
     sorted_ = [outputs[order, c] for c, order in enumerate(orders)]
     ends = [np.append(np.flatnonzero(np.diff(values)), len(values) - 1) for values in sorted_]  # ties count together
 
+    # one column holds no order of the other class
+    counted = range(truth.shape[1]) if metric.positive is None else [metric.positive]
+
     def of_class(c: int, weights: np.ndarray) -> float:
         of_row = weights[orders[c]]
         members = truth[orders[c], c]
@@ -186,7 +209,7 @@ def _ranking(
         return float((np.diff(np.append(0, hits)) * precision).sum() / hits[-1])
 
     def value(weights: np.ndarray) -> float:
-        values = np.array([of_class(c, weights) for c in range(truth.shape[1])])
+        values = np.array([of_class(c, weights) for c in counted])
         return float(np.nanmean(values)) if not np.isnan(values).all() else 0.5 * (metric.kind == "auc")
 
     return value
@@ -199,7 +222,7 @@ class Interval:
 
 
 def bootstrap_interval(
-    metric: str,
+    metric: str | Metric,
     targets: np.ndarray,
     outputs: np.ndarray,
     groups: np.ndarray | None,

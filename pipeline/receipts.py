@@ -37,9 +37,9 @@ ROOMS = {  # whose code a stage's result comes from
     ),
     "submit": (
         *(*_DATA, "metrics", "task", "augment", "model", "views", "predict", "infer", "stream", "compare", "ensemble"),
-        *("leaderboard", "shares", "submit"),
+        *("answers", "leaderboard", "shares", "submit"),
     ),
-    "score": (*_DATA, "metrics", "score"),
+    "score": (*_DATA, "metrics", "answers", "score"),
 }
 
 

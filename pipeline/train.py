@@ -20,7 +20,7 @@ import torch
 from pipeline.augment import Normalise, mix
 from pipeline.average import Average, ema_share
 from pipeline.config.data import Preprocessing
-from pipeline.config.metric import parse_metric
+from pipeline.config.metric import Metric, parse_metric
 from pipeline.config.mistakes import Stopped
 from pipeline.config.settings import Experiment
 from pipeline.config.training import Balanced, Shuffle, Train
@@ -47,7 +47,7 @@ class TrainingData:
     image_ids: np.ndarray  # (N,) str
     keys: np.ndarray  # (N,) uint64, from augment.image_keys
     task: Task
-    metric: str
+    metric: str | Metric
     preprocessing: Preprocessing
     more_metrics: tuple[str, ...] = ()  # scored beside `metric` after each epoch
 

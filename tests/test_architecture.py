@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "competition": {"config"},
     "metrics": {"config"},
+    "answers": {"config", "competition", "metrics"},  # the form is the contract's, the scores are of its cells
     "task": set(),
     "losses": {"config", "task"},
     "optim": {"config"},
@@ -29,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pseudo": {"metrics", "train"},
     "views": {"config"},
     "predict": {"config", "images", "augment", "model", "task", "views"},
-    "infer": {"config", "images", "metrics", "model", "predict", "receipts"},
+    "infer": {"config", "images", "model", "predict", "receipts"},
     "export": {"config", "augment", "model", "predict", "receipts", "task"},
     "gradcam": {"config", "augment", "model", "task"},
     "review": {"metrics"},
@@ -59,8 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stream": {"ensemble", "infer", "predict", "views"},
     "leaderboard": set(),
     "shares": set(),
-    "submit": {"config", "competition", "infer", "atomic"},
-    "score": {"config", "competition", "metrics"},
+    "submit": {"config", "competition", "answers", "atomic"},
+    "score": {"config", "competition", "answers", "metrics"},
     "compare": {"config", "metrics", "crossval"},
     "lr_range": {"config", "augment", "feed", "losses", "model", "optim", "precision", "train"},
     "tune": {"config", "compare"},  # trains nothing and tracks nothing itself: `stages` puts that in
@@ -70,11 +71,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "tracking": {
         "config",
         "atomic",
+        "answers",
         "infer",
         "images",
         "model",
         "receipts",
-    },  # the last four for the model that is served
+    },  # the last five for the model that is served
     "receipts": {"config", "atomic"},
     "server": {"config"},
     "ui": {"config", "tracking", "server"},

@@ -153,9 +153,9 @@ def test_the_score_is_scikit_learns_on_the_answered_rows(competition, tmp_path, 
     write_csv(answers, ["image_id", "label"], [("t0", "dark"), ("t1", "dark")])
     # bright: never true, once predicted -> 0; dark: 1 hit of 1 predicted and 2 true -> 2/3
     assert score_submission(tmp_path / "submission.csv", answers, competition) == (pytest.approx(1 / 3), 2)
-    write_csv(answers, ["image_id", "label"], [("t9", "dark"), ("t1", "drak")])
+    write_csv(answers, ["image_id", "label"], [("t9", "dark"), ("t1", ""), ("t2", "dark"), ("t2", "dark")])
     with pytest.raises(Mistakes) as caught:
         score_submission(tmp_path / "submission.csv", answers, competition)
-    assert len(caught.value.mistakes) == 2
+    assert len(caught.value.mistakes) == 3  # no row of the submission, no answer, an id again
     with pytest.raises(Mistakes, match="no answers"):
         score_submission(tmp_path / "submission.csv", tmp_path / "absent.csv", competition)

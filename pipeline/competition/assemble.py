@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.competition.contract import RAW, WHERE, Competition, Row, labels_of
+from pipeline.competition.form import form_of, is_fraction
 from pipeline.competition.kinds import number, read_numbers, split_labels
 from pipeline.competition.labels import Scheme, scheme
 from pipeline.competition.tables import read_table
@@ -76,9 +77,11 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
     placeholders = [row.get(label_column, "") for row in found.sample]
     sample_name = shown(found.sample_csv) if found.sample_csv else ""
     label_texts = classes
-    if found.sample_classes:
+    form = form_of(settings, classes, label_column, found.sample_classes, placeholders, sample_name, mistakes)
+    if found.sample_classes and form.answer != "best":
         _check_sample_classes(classes, found, sample_name, settings, mistakes)
-    elif settings.target in ("class", "ordinal"):
+    elif settings.target in ("class", "ordinal") and form.answer in ("label", "best"):
+        placeholders = [cell for cell in placeholders if cell in classes or not is_fraction(cell)]  # 0.5 is no label
         label_texts = _label_texts(classes, placeholders, sample_name, label_column, mistakes)
     for row in test:
         for column in (label_column, *found.sample_classes):
@@ -105,7 +108,7 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
         class_means=parts.means(classes) if parts else (),
         root=found.root,
         separator=settings.label_separator,
-        probability_columns=found.sample_classes,
+        form=form,
     )
 
 

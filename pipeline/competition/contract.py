@@ -12,11 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.config.metric import Metric, parse_metric
 from pipeline.config.mistakes import Mistake
 from pipeline.config.settings import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pipeline.competition.form import Form
 
 Row = dict[str, str]  # image_id, path, WHERE, label and group where there are any, further columns of the table
 WHERE = "file:row"  # key of each row's place in its table, for messages
@@ -58,8 +61,12 @@ class Competition:
     target: Literal["class", "multilabel", "ordinal", "regression"] = "class"
     is_excerpt: bool = False  # a few of the competition's rows, for a quick look
     separator: str = " "  # between several labels of one row
-    # where a submission has a column of probabilities for each class: their names, in the sample's order
-    probability_columns: tuple[str, ...] = ()
+    form: Form | None = None  # what stands in a submission's cells; None: a label
+
+    @property
+    def rule(self) -> Metric:
+        """What scores outputs as the cells that are written of them."""
+        return self.form.rule if self.form else parse_metric(self.metric, self.target)
 
     @cached_property
     def train(self) -> pd.DataFrame:

@@ -71,6 +71,9 @@ class Declared(Settings):
     target: Literal["class", "multilabel", "ordinal", "regression"] = "class"
     label_separator: Annotated[str, Field(min_length=1)] = " "  # between the labels of one row, for multilabel
     metric: str = "macro_f1"  # see `metrics`: its direction is known there
+    # What stands in a cell of the submission; auto: what follows from metric and sample, see `competition/form.py`.
+    answer: Literal["auto", "label", "probability", "best", "number"] = "auto"
+    positive: Text = "auto"  # of two classes the one whose probability a single column holds; auto: the second
     more_metrics: OneOrMore | Literal["none"] = "none"  # recorded beside it; nothing is decided by them
     # A label of several parts; then `formula` joins them into the class and `label_column` is not read.
     parts: dict[Name, Part] = Field(default_factory=dict)

@@ -6,6 +6,7 @@ In a file of its own, without scikit-learn, so that a typo is told at once. What
 import math
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 _CLASS = frozenset({"class", "ordinal"})
 _LABELS = frozenset({"class", "ordinal", "multilabel"})
@@ -27,13 +28,38 @@ _RULES: tuple[tuple[str, str, bool, frozenset[str]], ...] = (  # pattern, how it
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric by its parts: `macro_f0.5` is (f, macro, 0.5); `top_5_accuracy` is (top, "", 5)."""
+    """A metric by its parts: `macro_f0.5` is (f, macro, 0.5); `top_5_accuracy` is (top, "", 5).
+
+    hard, positive: what a submission's cells leave of the outputs (`competition.form`), so that every score is one of
+    the cells. hard: answers alone, although the metric would take probabilities. positive: the class whose probability
+    stands in the one column.
+    """
 
     name: str
     kind: str
     average: str
     number: float
     greater_is_better: bool
+    hard: bool = False
+    positive: int | None = None
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def judges(self) -> Literal["labels", "probabilities", "best", "numbers"]:
+        """What it takes of each row. best: the k most probable classes, in order."""
+        if self.kind in ("log_loss", "auc", "mean_average_precision"):
+            return "probabilities"
+        if self.kind in ("top_#_accuracy", "map_at_#"):
+            return "best"
+        return "numbers" if self.kind in ("rmse", "mae", "r2") else "labels"
+
+    @property
+    def described(self) -> str:
+        """Its name, and what makes its scores others than those of the same name: equal where scores compare."""
+        of_positive = self.positive is not None and self.kind == "mean_average_precision"
+        return f"{self.name}{' of answers' * self.hard}{f' of class {self.positive}' if of_positive else ''}"
 
     @property
     def span(self) -> tuple[float, float]:
@@ -47,8 +73,10 @@ class Metric:
         return one > other if self.greater_is_better else one < other
 
 
-def parse_metric(name: str, target: str) -> Metric:
-    """Raises ValueError with what is valid for the target."""
+def parse_metric(name: str | Metric, target: str) -> Metric:
+    """Raises ValueError with what is valid for the target. One that is parsed already stays as it is."""
+    if isinstance(name, Metric):
+        return name
     for pattern, _, greater, targets in _RULES:
         if (match := re.fullmatch(pattern, name)) and target in targets:
             groups = match.groups()

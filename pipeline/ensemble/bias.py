@@ -7,7 +7,7 @@ rows, and is easily tuned to noise, so `blends` keeps it only where cross-fittin
 import numpy as np
 from scipy.special import expit, logit
 
-from pipeline.config.metric import parse_metric
+from pipeline.config.metric import Metric, parse_metric
 from pipeline.metrics import weighted
 
 DECIDES = ("f", "accuracy", "balanced_accuracy", "quadratic_kappa")  # kinds of metric that look at answers alone
@@ -17,7 +17,7 @@ PASSES = 3  # over all classes
 LEAST = 1e-9  # gain of a step that is taken
 
 
-def can_be_shifted(metric: str, kind: str) -> bool:
+def can_be_shifted(metric: str | Metric, kind: str) -> bool:
     """Whether a shift can matter to the metric."""
     rule = parse_metric(metric, kind)
     if kind == "ordinal" and rule.kind in ("mae", "rmse"):
@@ -33,7 +33,7 @@ def apply_bias(outputs: np.ndarray, bias: np.ndarray, kind: str) -> np.ndarray:
     return _shifted(_logs(outputs, kind), bias, kind) if len(bias) else outputs
 
 
-def fit_bias(outputs: np.ndarray, targets: np.ndarray, metric: str, kind: str) -> np.ndarray:
+def fit_bias(outputs: np.ndarray, targets: np.ndarray, metric: str | Metric, kind: str) -> np.ndarray:
     """(C,) shifts that make the metric best, by coordinate ascent from the best share of the log-prior.
 
     The start is logit adjustment after the fact, with its tau chosen among `SHARES` (Menon et al. 2021,

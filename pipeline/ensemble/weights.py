@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize
 
-from pipeline.config.metric import parse_metric
+from pipeline.config.metric import Metric, parse_metric
 from pipeline.ensemble.combine import Average, mixed, settled
 from pipeline.metrics import resamples, weighted
 
@@ -25,7 +25,7 @@ class Rows:
     members: list[np.ndarray]  # (N, C) each, as `combine.spread` gave them
     targets: np.ndarray
     groups: np.ndarray  # (N,) str
-    metric: str
+    metric: str | Metric
     kind: str
     average: Average
 

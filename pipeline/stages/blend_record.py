@@ -40,6 +40,7 @@ class Recorded(BaseModel):
     """The part of `submission.json` that a submission can be made from again; a stranger may have written it."""
 
     competition: str
+    answer: str = ""  # of an earlier record: not known
     sha256: str
     n_rows: int
     members: list[RecordedMember] = Field(min_length=1)
@@ -59,6 +60,7 @@ class Seen:
     shares: dict[str, dict[str, float]] = field(default_factory=dict)  # class -> training, out_of_fold, test
     warnings: list[str] = field(default_factory=list)
     n_changed: int | str = "no previous"
+    form: str = ""  # what stands in a cell, in words
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,12 @@ def looked_at(
     """Compares the answers with what they were out of fold, and with the submission before."""
     import numpy as np
 
-    from pipeline.metrics import decisions
+    from pipeline.answers import Answers
     from pipeline.shares import moved_since, shares, told, unlike_training
-    from pipeline.submit import answers_of, n_changed
+    from pipeline.submit import n_changed
 
     competition = work.competition
+    codec = Answers.of(competition)
     try:
         changed = n_changed(before, now, competition)
     except (ValueError, KeyError):  # classes or texts were other ones then
@@ -128,11 +131,11 @@ def looked_at(
         if same < 0.5:
             warnings.append(f"only {100 * same:.0f} % of the rows are answered as in the submission before")
     if competition.target == "regression" or now is None:
-        return Seen({}, warnings, changed)
+        return Seen({}, warnings, changed, codec.told)
     n_classes = len(competition.classes)
-    answers = answers_of(now, competition)
+    answers = codec.decided(now)
     of_training = shares(rows.targets.astype(int), n_classes)
-    of_oof, of_test = shares(decisions(chosen.outputs, rows.kind), n_classes), shares(answers, n_classes)
+    of_oof, of_test = shares(codec.answered(chosen.outputs), n_classes), shares(answers, n_classes)
     n_groups = len(np.unique(rows.groups)) if rows.groups.any() else len(rows.targets)
     per_group = len(rows.targets) / n_groups
     labels = competition.class_means or competition.classes
@@ -140,12 +143,12 @@ def looked_at(
     if unlike:
         warnings.append(f"answered more or less often than out of fold: {told(unlike)}")
     if before is not None and isinstance(changed, int):
-        moved = moved_since(labels, shares(answers_of(before, competition), n_classes), of_test)
+        moved = moved_since(labels, shares(codec.decided(before), n_classes), of_test)
         if moved:
             warnings.append(f"moved since the submission before: {told(moved)}")
     each = zip(competition.classes, of_training, of_oof, of_test, strict=True)
     found = {name: {"training": float(a), "out_of_fold": float(b), "test": float(c)} for name, a, b, c in each}
-    return Seen(found, warnings, changed)
+    return Seen(found, warnings, changed, codec.told)
 
 
 def expectation(work: Work, cv: float) -> Likely:
@@ -200,6 +203,7 @@ def record_of(
         "format": FORMAT,
         "competition": competition.name,
         "metric": competition.metric,
+        "answer": competition.form.described if competition.form else "label",
         "sha256": sha256,
         "n_rows": len(competition.test_rows),
         "cv_run": members[0].run_id,

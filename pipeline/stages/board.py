@@ -16,6 +16,7 @@ from pipeline.stages.record import connect
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
+    from pipeline.answers import Answers
     from pipeline.config.settings import Experiment
     from pipeline.leaderboard import Entry
     from pipeline.tracking.browse import Run
@@ -123,6 +124,7 @@ def lines_of(tracker: Tracker, settings: Experiment) -> list[Line]:
 
 def board(work: Work) -> int:
     """Every submission with what it was expected to score and what it did; and which two to select in the end."""
+    from pipeline.answers import Answers
     from pipeline.leaderboard import deviating, expected, rank_correlation, recommended
     from pipeline.report.blend_pictures import board as picture
 
@@ -142,9 +144,8 @@ def board(work: Work) -> int:
     odd = [False] * len(lines)
     for i, is_odd in zip(places, deviating(pairs), strict=True):
         odd[i] = is_odd
-    best, other, same = recommended(
-        [_entry(line, settings.competition.target) for line in lines], metric.greater_is_better
-    )
+    codec = Answers.of(work.competition)
+    best, other, same = recommended([_entry(line, codec) for line in lines], metric.greater_is_better)
     chosen = [best] if other is None else [best, other]
     _show(lines, values, where, metric.name, odd, chosen)
     if (rank := rank_correlation(pairs)) is not None:
@@ -174,26 +175,19 @@ def board(work: Work) -> int:
     return 0
 
 
-def _entry(line: Line, target: str) -> Entry:
-    """answers: row by row, in the sample's order; of probabilities the most probable class, of numbers tenths of their
-    standard deviation."""
+def _entry(line: Line, codec: Answers) -> Entry:
+    """answers: row by row, in the sample's order; of numbers the tenths of their standard deviation."""
     import pandas as pd
 
     from pipeline.leaderboard import Entry
 
     try:
-        table = pd.read_csv(file_of(line.run.id, "submission.csv"), dtype=str, keep_default_na=False)
-        numbers = table.apply(pd.to_numeric, errors="coerce")
-        numbers = numbers.loc[:, numbers.notna().all()]
-        if len(table.columns) > 2 and target != "multilabel" and len(numbers.columns):
-            answers = tuple(numbers.idxmax(axis=1))
-        elif len(table.columns) > 2:
-            answers = tuple("".join(row) for row in (numbers > 0.5).astype(int).astype(str).to_numpy())
-        elif target == "regression":
-            answers = tuple((numbers.iloc[:, -1] / max(float(numbers.iloc[:, -1].std()), 1e-12)).round(1).astype(str))
-        else:
-            answers = tuple(map("\x1f".join, table.to_numpy()))
-    except (Mistakes, ValueError):  # its file is gone: it stands by its scores
+        path = file_of(line.run.id, "submission.csv")
+        decided = codec.decided(pd.read_csv(path, dtype=str, keep_default_na=False))
+        if codec.target == "regression":
+            decided = (decided / max(float(decided.std(ddof=1)), 1e-12)).round(1)
+        answers = tuple(map(str, decided.tolist()))
+    except (Mistakes, ValueError, KeyError):  # its file is gone or of another form: it stands by its scores
         answers = ()
     return Entry(line.run.id, line.cv, line.low, line.high, answers)
 

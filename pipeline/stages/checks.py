@@ -91,17 +91,16 @@ def smoke(settings: Experiment, name: str, experiment: str) -> None:
     work.competition = few(work.competition, N_TRAIN, N_TEST)
     receipt = train(work)
     if work.competition.test_rows:
+        from pipeline.answers import Answers
         from pipeline.ensemble.recipe import Recipe
         from pipeline.stages.members import own
         from pipeline.stages.predictions import test_outputs
-        from pipeline.submit import answer_texts
 
         member = test_outputs(work, [own(work, receipt)], small.submit, fresh=True)
         outputs = Recipe(small.submit.average, (1.0,), ()).outputs(member, small.competition.target)
-        say(
-            "smoke",
-            f"{len(outputs)} test images predicted, e.g. {', '.join(answer_texts(work.competition, outputs)[:5])}",
-        )
+        cells = zip(*Answers.of(work.competition).cells(outputs[:5]).values(), strict=True)
+        examples = "; ".join(", ".join(map(str, row)) for row in cells)
+        say("smoke", f"{len(outputs)} test images predicted, e.g. {examples}")
     say(
         "smoke", f"the whole chain runs, in {time.perf_counter() - started:.0f} s; scores of so few images mean nothing"
     )

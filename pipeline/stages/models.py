@@ -79,7 +79,7 @@ def _paired_with_champion(work: Work, oof: pd.DataFrame) -> tuple[Version | None
             if before is None:
                 return None, None
             old = pd.read_parquet(fetch(before.run_id, "oof.parquet", Path(scratch)))
-            return before, compare(old, oof, groups, competition.metric, competition.target).low
+            return before, compare(old, oof, groups, competition.rule, competition.target).low
         except Exception:  # MLflow is gone, or the champion's run, or it is on other folds or of another target
             return before, None
 

@@ -138,7 +138,7 @@ def _compared(work: Work, without: Receipt, with_labels: Receipt) -> None:
     table = read_folds(work.resolve(folds, "folds.csv"))
     groups = dict(zip(table["image_id"], table["group"], strict=True))
     a, b = (pd.read_parquet(work.resolve(receipt, "oof.parquet")) for receipt in (without, with_labels))
-    result = compare(a, b, groups, competition.metric, competition.target)
+    result = compare(a, b, groups, competition.rule, competition.target)
     for line in verdict(result, "without", "with pseudo-labels", competition.metric):
         say("pseudo", line)
     difference = {f"pseudo_gain_{name}": getattr(result, key)

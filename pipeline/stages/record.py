@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.competition.sources import open_competition
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped
 from pipeline.stages.describe import run_link
 from pipeline.work import say
@@ -128,7 +129,9 @@ def _compare(tracker: Tracker, settings: Experiment, a: Run, b: Run) -> None:
         folds = pd.read_csv(_file_of(a, "folds.csv", Path(scratch)), dtype=str, keep_default_na=False)
         groups = dict(zip(folds["image_id"], folds["group"], strict=True))
         try:
-            result = compare(tables[0], tables[1], groups, competition.metric, competition.target)
+            here = open_competition(competition)
+            rule = competition.metric if here.mistakes else here.rule
+            result = compare(tables[0], tables[1], groups, rule, competition.target)
         except ValueError as error:
             raise Mistakes([Mistake("RUNS", str(error), "valid: runs on the same rows and folds", "runs")]) from None
         names = [f"{run.id[:8]} ({run.name})" for run in (a, b)]

@@ -57,7 +57,8 @@ def submit(work: Work) -> Receipt:
         made_of = {"runs": f"its own {fingerprint([trained.fingerprint, models])[:8]}"}
     inputs = made_of | {
         **work.settings.flat("submit"),
-        "metric": work.competition.metric,
+        "metric": work.competition.rule.described,
+        "answer": work.competition.form.described if work.competition.form else "label",
         "test images": work.image_hashes[1],
         "sample submission": receipts.sha256(work.competition.sample_csv)[:16]
         if work.competition.sample_csv
@@ -101,7 +102,7 @@ def blend_of(work: Work, members: Sequence[Member]) -> Blended:
     group_of = dict(zip(members[0].folds["image_id"], members[0].folds["group"], strict=True))
     groups = np.array([group_of[image_id] for image_id in oof["image_id"]])
     each = oof_outputs(work, members, settings)
-    rows = Rows(each, arrays_of(oof)[0], groups, competition.metric, competition.target, settings.average)
+    rows = Rows(each, arrays_of(oof)[0], groups, competition.rule, competition.target, settings.average)
     views = None
     if settings.views:
         plain = oof_outputs(work, members, settings.model_copy(update={"views": ()}))
@@ -149,14 +150,14 @@ def _write(
         name = f"oof_{competition.metric}"
         work.tracker.metrics(run_id, {name: chosen.score, f"{name}_low": chosen.low, f"{name}_high": chosen.high})
         work.tracker.inputs(run_id, [dataset(competition, "test", work.image_hashes[1])])
-        lines = [told, *about_blend(work, blended.blend, members), *seen.warnings, *likely.words]
+        lines = [told, *about_blend(work, blended.blend, members), *seen.warnings, *likely.words, seen.form]
         links = {f"cross-validation {member.name}": member.run_id for member in members}
         work.tracker.describe(run_id, page(work, "A submission.", lines, "submit", links))
         for file in (path, record_path, picture):
             work.tracker.artifact(run_id, file)
     for warning in seen.warnings:
         say("submit", f"warning: {warning}")
-    for line in likely.words:
+    for line in (*likely.words, *filter(None, [seen.form])):
         say("submit", line)
     since = "" if seen.n_changed == "no previous" else f"; {seen.n_changed:,} rows differ from the submission before"
     say("submit", told + since)
@@ -209,7 +210,8 @@ def score(work: Work) -> Receipt:
     inputs = {
         "submission": submitted.artifacts["submission.csv"]["sha256"][:16],
         "answers": receipts.sha256(answers)[:16],
-        "metric": settings.metric,
+        "metric": work.competition.rule.described,
+        "answer": work.competition.form.described if work.competition.form else "label",
     }
     done = work.done("score", inputs)
     if not done:
@@ -217,7 +219,7 @@ def score(work: Work) -> Receipt:
         from pipeline.score import score_submission
 
         path = work.resolve(submitted, "submission.csv")
-        value, n_rows = score_submission(path, answers, work.competition)
+        value, n_rows = score_submission(path, answers, work.competition, lambda line: say("score", line))
         work.tracker.metrics(submitted.run_id, {f"test_{settings.metric}": value})
         done = work.finish("score", inputs, [], submitted.run_id, {"score": value, "n_rows": n_rows}, started)
     say("score", f"test {settings.metric} {done.figures['score']:.4f} on {done.figures['n_rows']:,} images")

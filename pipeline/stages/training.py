@@ -44,7 +44,7 @@ def train(work: Work) -> Receipt:
         **settings.flat("images", "folds", "model", "augment", "train"),
         "weights": work.weights_hash,
         "trained labels": _trained_labels(work),
-        "metric": competition.metric,
+        "metric": competition.rule.described,
         "target": competition.target,
         "parts": list(competition.class_means) if settings.model.heads == "parts" else "one head",
         "classes": list(competition.classes),
@@ -182,7 +182,7 @@ def training_data(work: Work, alike: TrainingData | None = None) -> TrainingData
         image_ids=np.array(ids),
         keys=image_keys(ids),
         task=work.task,
-        metric=competition.metric,
+        metric=competition.rule,
         more_metrics=settings.competition.further_metrics,
         preprocessing=spec,
     )

@@ -55,7 +55,7 @@ def summary(work: Work, study: Study, outcome: Outcome, importance: Sequence[Map
     return {
         "name": study.about.name,
         "experiment": work.name,
-        "metric": work.competition.metric,
+        "metric": work.competition.rule.described,
         "greater_is_better": sign > 0,
         "n_folds": len(study.about.folds),
         "epochs": work.settings.train.epochs,

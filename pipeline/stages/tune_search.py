@@ -23,6 +23,7 @@ from pipeline.work import Work, say
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pipeline.config.metric import Metric
     from pipeline.stages.tune_record import StudyRecord
     from pipeline.study_progress import StudyProgress
     from pipeline.tune.pool import Job, Pool
@@ -48,8 +49,8 @@ class Search:
     deadline: float  # time.monotonic() after which no trial begins
 
     @property
-    def metric(self) -> tuple[str, str]:
-        return self.work.competition.metric, self.work.competition.target
+    def metric(self) -> tuple[Metric, str]:
+        return self.work.competition.rule, self.work.competition.target
 
     def trial_folder(self, trial: Trial) -> Path:
         return self.folder / f"trial-{trial.number:04d}"

@@ -52,7 +52,7 @@ def tune(work: Work) -> Receipt:
     context = {
         "folds": fold_receipt.figures["hash"],
         "train images": work.image_hashes[0],
-        "metric": work.competition.metric,
+        "metric": work.competition.rule.described,
         "target": work.competition.target,
         "classes": list(work.competition.classes),
         "weights": work.weights_hash,
@@ -162,7 +162,7 @@ def _confirm(at: Search, pool: Pool) -> Outcome:
     baseline = study.baseline
     best = candidates(study.trials, config.top, sign)
     if baseline is None or not best:
-        return Outcome([], verdict([], at.metric[0], work.name, False), "", seeds)
+        return Outcome([], verdict([], str(at.metric[0]), work.name, False), "", seeds)
     table = read_folds(at.fresh_table)
     folds_ = [split.number for split in splits(table)]
     again = f"trial{'s' if len(best) > 1 else ''} {', '.join(str(t.number) for t in best)} and the experiment itself"
@@ -175,7 +175,7 @@ def _confirm(at: Search, pool: Pool) -> Outcome:
         return Outcome([], ["nothing to choose from: none of the best few trains by fresh seeds"], "", seeds)
     group_of = dict(zip(table["image_id"], table["group"], strict=True))
     confirmed = choose(trained[0], trained[1:], group_of, *at.metric, sign)
-    words = verdict(confirmed, at.metric[0], work.experiment or work.name, config.folds == "fresh")
+    words = verdict(confirmed, str(at.metric[0]), work.experiment or work.name, config.folds == "fresh")
     return Outcome(confirmed, words, optimism(confirmed, sign), seeds)
 
 

@@ -17,8 +17,9 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
+from pipeline.answers import labels_of
 from pipeline.images.decode import Unreadable
-from pipeline.infer import Ensemble, refuse_altered, texts
+from pipeline.infer import Ensemble, refuse_altered
 from pipeline.model import pick_device
 
 COLUMNS = ("image", "path")
@@ -47,7 +48,7 @@ class ServedEnsemble(PythonModel):
         kind = self.ensemble.task.kind
         if kind == "regression":
             return pd.DataFrame({"class": outputs[:, 0].astype(np.float64)})
-        answers = pd.DataFrame({"class": texts(outputs, kind, self.label_texts, self.separator)}, dtype="str")
+        answers = pd.DataFrame({"class": labels_of(outputs, kind, self.label_texts, self.separator)}, dtype="str")
         columns = [f"p_{name}" for name in self.label_texts]
         return pd.concat([answers, pd.DataFrame(outputs.astype(np.float64), columns=columns)], axis=1)
 

@@ -16,6 +16,7 @@ import pandas as pd
 from scipy.stats import t as student
 
 from pipeline.compare import Comparison, compare
+from pipeline.config.metric import Metric
 from pipeline.tune.prune import Trial
 
 LEVEL = 0.95  # of all intervals together (Bonferroni)
@@ -45,7 +46,7 @@ def choose(
     baseline: tuple[Trial, pd.DataFrame],
     others: Sequence[tuple[Trial, pd.DataFrame]],
     group_of: Mapping[str, str],
-    metric: str,
+    metric: str | Metric,
     kind: str,
     sign: int,
 ) -> list[Confirmed]:

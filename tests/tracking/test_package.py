@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.answers import labels_of
 from pipeline.competition.csv import read
 from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistakes
@@ -27,7 +28,6 @@ from pipeline.images.load import load_images
 from pipeline.images.store import Store
 from pipeline.model import CheckpointInfo, build_model, load_checkpoint, save_checkpoint
 from pipeline.predict import predict
-from pipeline.submit import answer_texts
 from pipeline.task import Task
 from pipeline.tracking import package, registry
 from pipeline.tracking import runs as tracking
@@ -51,6 +51,11 @@ def save_models(folder: Path, task: Task, specs: list[Preprocessing]) -> list[Pa
         info = CheckpointInfo("test_resnet", task, spec, fold, 0, 1, "fp32", True, {"folds": "x"}, "code")
         save_checkpoint(paths[-1], model, info)
     return paths
+
+
+def words(competition, outputs: np.ndarray) -> list[str]:
+    """What the submission's words for these outputs are."""
+    return labels_of(outputs, competition.target, competition.label_texts, competition.separator)
 
 
 def draw_unusual_files(root: Path) -> None:
@@ -111,7 +116,7 @@ def test_it_answers_as_the_submission_does_on_bytes_and_on_paths_of_unusual_file
     assert list(by_path.columns) == ["class", "p_bright", "p_dark"]
     pd.testing.assert_frame_equal(by_path, by_bytes)
     assert np.abs(by_path[["p_bright", "p_dark"]].to_numpy() - expected).max() <= 1e-6
-    assert list(by_path["class"]) == answer_texts(competition, expected)
+    assert list(by_path["class"]) == words(competition, expected)
     alone = pd.concat([model.predict(pd.DataFrame({"path": [path]})) for path in paths])
     assert np.abs(alone[["p_bright", "p_dark"]].to_numpy() - expected).max() <= 1e-6
     assert expected.std(axis=0).min() > 0.01  # the pictures are told apart, or the test would say nothing
@@ -145,7 +150,7 @@ def test_other_targets_are_answered_in_their_own_words(build, competition, task,
         assert got["class"].dtype == np.float64
     else:
         said = dataclasses.replace(competition, label_texts=task.classes, target=task.kind, classes=task.classes)
-        assert list(got["class"]) == answer_texts(said, expected)
+        assert list(got["class"]) == words(said, expected)
 
 
 def test_what_cannot_be_answered_is_told_with_its_row(build, competition, monkeypatch):
@@ -242,7 +247,7 @@ def test_it_answers_in_another_process_with_its_own_code_and_its_requirements_al
     assert done.returncode == 0, done.stderr
     place, answer, probability = json.loads(done.stdout.splitlines()[-1])
     assert Path(place).is_relative_to(folder / "code")
-    assert answer == answer_texts(competition, expected)[0] and abs(probability - expected[0, 0]) <= 1e-6
+    assert answer == words(competition, expected)[0] and abs(probability - expected[0, 0]) <= 1e-6
 
 
 def test_a_package_says_nothing_of_the_machine_and_holds_no_pickle(build):
