@@ -49,7 +49,7 @@ class Words:
 
     @property
     def strangers(self) -> list[str]:
-        return [word for word, place in self._places.items() if place >= self.n_classes]
+        return sorted(word for word, place in self._places.items() if place >= self.n_classes)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Answers:
         if form.per_class:
             if form.answer == "label":
                 answers = decisions(outputs, self.target)
-                table = answers if answers.ndim == 2 else np.eye(len(self.classes), dtype=int)[answers]
+                table = (answers if answers.ndim == 2 else np.eye(len(self.classes), dtype=int)[answers]).astype(str)
             else:
                 sums = form.rule.kind == "log_loss" and self.target != "multilabel"
                 table = (outputs / outputs.sum(axis=1, keepdims=True) if sums else outputs).astype(np.float32)

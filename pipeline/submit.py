@@ -26,7 +26,8 @@ def write_submission(competition: Competition, outputs: np.ndarray, path: Path) 
         raise Mistakes([Mistake(shown(path), found, "valid: finite numbers", "submission")])
     ids = competition.sample_columns[0]
     submission = competition.test[["image_id"]].rename(columns={"image_id": ids})
-    submission = submission.assign(**Answers.of(competition).cells(outputs))
+    for column, cells in Answers.of(competition).cells(outputs).items():
+        submission[column] = cells
     header = list(submission.columns)
     if competition.sample_csv:
         header = list(pd.read_csv(competition.sample_csv, nrows=0).columns)  # their order may be any
