@@ -25,7 +25,14 @@ from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.config.settings import Experiment
 from pipeline.folds.split import Split, splits
 from pipeline.metrics import Interval, bootstrap_interval, score
-from pipeline.model import CheckpointInfo, checkpoint_info, load_checkpoint, pick_device, save_checkpoint
+from pipeline.model import (
+    CheckpointInfo,
+    checkpoint_info,
+    current_name,
+    load_checkpoint,
+    pick_device,
+    save_checkpoint,
+)
 from pipeline.precision import Precision
 from pipeline.predict import predict
 from pipeline.pseudo import Lent
@@ -65,6 +72,7 @@ def cross_validate(
     prepare_machine()
     device = pick_device(settings.train.device)
     identity = {**identity, "precision": str(precision)}
+    metric = parse_metric(data.metric, data.task.kind, data.task.classes)
     for stray in folder.glob(".*.tmp"):  # half a file, of a command that was killed while it wrote
         stray.unlink()
     outputs = np.zeros((len(data.targets), data.task.n_outputs), np.float32)
@@ -84,7 +92,7 @@ def cross_validate(
             n_times[valid_rows] += 1
             fold_of_row[valid_rows] = np.where(split.repeat == 0, split.fold, fold_of_row[valid_rows])
             histories.append([EpochRecord(**r) for r in json.loads(path.with_suffix(".json").read_text())])
-            fold_scores.append(score(data.metric, data.targets[valid_rows].numpy(), of_fold, data.task.kind))
+            fold_scores.append(score(metric, data.targets[valid_rows].numpy(), of_fold, data.task.kind))
             checkpoints.append(path)
 
     held = np.flatnonzero(n_times)
@@ -100,12 +108,12 @@ def cross_validate(
     kind, best = data.task.kind, settings.train.select == "best"
     n = len({split.fold for split in splits(folds)})  # models of one split by one seed, one after the other
     curves = [[record.score for record in history] for history in histories]
-    each = [optimism(curves[i : i + n], parse_metric(data.metric, kind)) for i in range(0, len(curves), n)]
+    each = [optimism(curves[i : i + n], metric) for i in range(0, len(curves), n)]
     known = [value for value in each if value is not None]
     return CrossValidation(
         oof=oof,
-        score=score(data.metric, targets, outputs, kind),
-        interval=bootstrap_interval(data.metric, targets, outputs, groups if groups.any() else None, kind),
+        score=score(metric, targets, outputs, kind),
+        interval=bootstrap_interval(metric, targets, outputs, groups if groups.any() else None, kind),
         fold_scores=fold_scores,
         checkpoints=checkpoints,
         optimism=float(np.mean(known)) if best and known else None,
@@ -146,7 +154,7 @@ def train_one(
         with atomic(path.with_suffix(".json")) as temporary:
             temporary.write_text(json.dumps([asdict(record) for record in trained.history]))
         info = CheckpointInfo(
-            model=settings.model.name,
+            model=current_name(settings.model.name),
             task=trained.task,
             preprocessing=data.preprocessing,
             fold=split.number,

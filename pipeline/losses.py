@@ -90,13 +90,15 @@ def _of_rows(settings: Train, task: Task, targets: torch.Tensor, n_classes: int)
         return lambda x, y: one_vs_all(x, y, loss.label_smoothing)
     if isinstance(loss, LogitAdjustment | BalancedSoftmax):
         # Menon et al. 2021, arXiv 2007.07314; with tau = 1 the balanced softmax of Ren et al. 2020, arXiv 2007.10740
-        counts = torch.bincount(targets, minlength=n_classes).clamp_min(1).double()
+        counts = torch.bincount(targets, minlength=n_classes).double()
         tau = loss.tau if isinstance(loss, LogitAdjustment) else 1.0
-        shift = (tau * (counts / counts.sum()).log()).float()
+        # a class without rows gets no shift: taken for very rare, it would be as probable as any class afterwards
+        shift = (tau * torch.where(counts > 0, counts / counts.sum(), 1.0).log()).float()
         smoothing = loss.label_smoothing
         return lambda x, y: F.cross_entropy(x + shift.to(x.device), y, reduction="none", label_smoothing=smoothing)
     if isinstance(loss, SoftF1):
-        return lambda x, y: soft_f1(x, y, task.kind == "multilabel")
+        absent = targets.sum(dim=0) == 0 if task.kind == "multilabel" else None
+        return lambda x, y: soft_f1(x, y, absent)
     if isinstance(loss, GeneralizedCrossEntropy):
         # Zhang & Sabuncu 2018, arXiv 1805.07836; p ** q from its logarithm, whose gradient is finite at p = 0
         return lambda x, y: (1 - (-F.cross_entropy(x, y, reduction="none") * loss.q).exp()) / loss.q
@@ -134,15 +136,20 @@ def one_vs_all(logits: torch.Tensor, targets: torch.Tensor, label_smoothing: flo
     return F.binary_cross_entropy_with_logits(logits, smooth, reduction="none").mean(dim=1)
 
 
-def soft_f1(logits: torch.Tensor, targets: torch.Tensor, multilabel: bool) -> torch.Tensor:
+def soft_f1(logits: torch.Tensor, targets: torch.Tensor, absent: torch.Tensor | None) -> torch.Tensor:
     """1 - macro F1 with probabilities in place of answers, over the rows of the batch; every row has the same value.
+
+    absent: (C,) of several labels a row, those that no training row has; None for classes. F1 of such a label is 0
+    whatever is predicted, so in its place 1 minus the mean probability counts, and teaches the label to be improbable.
 
     A score of a batch and not of rows, so accumulation changes it, and published comparisons found it worse than cross
     entropy.
     """
-    probs = logits.sigmoid() if multilabel else logits.softmax(dim=1)
-    truth = targets.to(probs.dtype) if multilabel else F.one_hot(targets, logits.shape[1]).to(probs.dtype)
+    probs = logits.softmax(dim=1) if absent is None else logits.sigmoid()
+    truth = (F.one_hot(targets, logits.shape[1]) if absent is None else targets).to(probs.dtype)
     f1 = 2 * (probs * truth).sum(dim=0) / (probs.sum(dim=0) + truth.sum(dim=0)).clamp_min(1e-7)
+    if absent is not None:
+        f1 = torch.where(absent.to(f1.device), 1 - probs.mean(dim=0), f1)
     return (1 - f1.mean()).expand(len(logits))
 
 

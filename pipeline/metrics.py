@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config.metric import Metric, parse_metric
+from pipeline.config.metric import Metric, by_scale, parse_metric
 
 Weighted = Callable[[np.ndarray], float]  # (N,) weights of the rows -> score
 NO_GUESS = -np.inf  # output of a class that a cell does not name: no place among the best is its
@@ -57,11 +57,18 @@ def judged(metric: Metric, outputs: np.ndarray, kind: str) -> Callable[[np.ndarr
         best = np.where(np.take_along_axis(outputs, best, axis=1) > NO_GUESS, best, outputs.shape[1])
         return lambda targets: _at_k(metric, targets, best, kind)
     answers = decisions(outputs, kind)
+    values = np.array(metric.values or range(outputs.shape[1]), dtype=float)
+    if by_scale(metric.name, kind) and len(metric.values) != outputs.shape[1]:
+        raise ValueError(
+            f"{metric} counts by values, has {len(metric.values)}, and there are {outputs.shape[1]} classes"
+        )
+    if kind == "ordinal" and metric.kind in ("rmse", "mae"):
+        return lambda targets: _errors(metric, values[targets], values[answers])
     if metric.kind in ("rmse", "mae", "r2"):
         return lambda targets: _errors(metric, targets.astype(float), answers.astype(float))
     if kind == "multilabel":
         return lambda targets: _multilabel(metric, targets.astype(bool), answers.astype(bool))
-    return lambda targets: _from_confusion(metric, targets, answers, outputs.shape[1])
+    return lambda targets: _from_confusion(metric, targets, answers, values)
 
 
 def as_in_cells(metric: Metric, outputs: np.ndarray, kind: str) -> np.ndarray:
@@ -82,10 +89,14 @@ def of_positive(outputs: np.ndarray, place: int) -> np.ndarray:
     return (outputs[:, place] / outputs.sum(axis=1)).astype(np.float32)
 
 
-def _from_confusion(metric: Metric, targets: np.ndarray, answers: np.ndarray, n_classes: int) -> Weighted:
-    """What a (C, C) table of counts, targets in rows, is enough for: 30 to 90 times as fast as scikit-learn's calls."""
+def _from_confusion(metric: Metric, targets: np.ndarray, answers: np.ndarray, values: np.ndarray) -> Weighted:
+    """What a (C, C) table of counts, targets in rows, is enough for: 30 to 90 times as fast as scikit-learn's calls.
+
+    values: (C,) of the classes on their scale.
+    """
+    n_classes = len(values)
     cells = targets * n_classes + answers
-    distances = (np.arange(n_classes)[:, None] - np.arange(n_classes)) ** 2
+    distances = (values[:, None] - values) ** 2
 
     def value(weights: np.ndarray) -> float:
         confusion = np.bincount(cells, weights=weights, minlength=n_classes**2).reshape(n_classes, n_classes)

@@ -14,6 +14,7 @@ import safetensors.torch
 import timm
 import torch
 from timm.data import resolve_data_config
+from timm.models import get_deprecated_models
 
 from pipeline.atomic import atomic
 from pipeline.config.data import Images, Preprocessing
@@ -117,7 +118,7 @@ def build_model(settings: Model, n_logits: int, mode: str) -> torch.nn.Module:
         extra["pretrained_cfg_overlay"] = {"file": str(ROOT / settings.weights)}
     try:
         return timm.create_model(
-            settings.name,
+            current_name(settings.name),
             pretrained=settings.pretrained or settings.weights != "none",
             num_classes=n_logits,
             in_chans={"RGB": 3, "L": 1}[mode],
@@ -175,6 +176,16 @@ def load_checkpoint(path: Path, device: torch.device) -> tuple[torch.nn.Module, 
     return model.to(device, memory_format=layout).eval(), info  # ty: ignore[no-matching-overload]
 
 
+def current_name(name: str) -> str:
+    """The present name, with its tag, of a model that older versions of timm called otherwise; else the name itself."""
+    return get_deprecated_models().get(name) or name
+
+
 def pretrained_cfg(name: str) -> dict[str, Any]:
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    """What timm has beside a model's weights: mean, size and so on; empty for a name or a tag that it does not know."""
+    name = current_name(name)
+    try:
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # the architecture is there, and the tag is not
+        return {}
     return config.to_dict() if config else {}

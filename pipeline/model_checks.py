@@ -18,6 +18,7 @@ from pipeline.config.settings import ROOT, Experiment
 from pipeline.config.training import Model
 from pipeline.model import (
     build_model,
+    current_name,
     head_parameters,
     heads_of,
     pick_device,
@@ -37,15 +38,20 @@ def check_model(settings: Experiment, n_logits: int) -> list[Mistake]:
     except Mistakes as error:
         mistakes += error.mistakes
     model = settings.model
-    if not timm.is_model(model.name):
-        valid = "valid: a model of timm (python -c 'import timm; print(timm.list_models())')"
-        found = f"found {model.name!r}{nearest(model.name, timm.list_models())}"
+    # without a configuration its mean, crop and size would be guessed
+    if not pretrained_cfg(model.name):
+        arch, _, tag = current_name(model.name).partition(".")
+        names = [str(name) for name in timm.list_models(f"{arch}*", include_tags=True) if tag] or timm.list_models()
+        of_arch = [name for name in names if name.startswith(f"{arch}.")]
+        valid = f"valid: {', '.join(of_arch[:8]) or 'a model of timm'}"
+        valid += "" if of_arch else " (python -c 'import timm; print(timm.list_models())')"
+        found = f"found {model.name!r}{nearest(model.name, names)}"
         return [*mistakes, Mistake("model.name", found, valid, "models")]
     spec = preprocessing(settings.images, model)
     if model.weights != "none":
         mistakes += check_weights(model, n_logits, spec.mode)
     elif model.pretrained:
-        mistakes += check_pretrained(model.name)
+        mistakes += check_pretrained(current_name(model.name))
     n_rows = min(settings.train.batch_size, 2)  # one row alone is what BatchNorm may fail on
     if settings.train.compile not in ("off", *(backends := torch.compiler.list_backends())):
         found = f"found {settings.train.compile!r}{nearest(settings.train.compile, backends)}"

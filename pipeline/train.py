@@ -87,7 +87,7 @@ def train_fold(
     memory does not suffice.
     """
     config, seed, fold = settings.train, which.seed, which.number
-    metric = parse_metric(data.metric, data.task.kind)
+    metric = parse_metric(data.metric, data.task.kind, data.task.classes)
     targets = data.train_targets
     task = data.task.fitted(targets[train_rows])
     # Every fold starts from weights of its own, the same ones each time it is run.
@@ -184,13 +184,16 @@ def train_fold(
             epochs=config.epochs,
             train_loss=float((losses * sizes).sum() / len(train_rows)),
             valid_loss=score("rmse" if task.kind == "regression" else "log_loss", truth, outputs, task.kind),
-            score=score(data.metric, truth, outputs, task.kind),  # all rows at once; a mean over batches is another
+            score=score(metric, truth, outputs, task.kind),  # all rows at once; a mean over batches is another
             lr=config.lr * factors[0],
             grad_norm=float(norms[norms.isfinite()].mean()),
             images_per_s=len(train_rows) / (trained - started),
             seconds=time.perf_counter() - started,
             lrs=group_lrs(optimizer, factors[0]),
-            more_scores={name: score(name, truth, outputs, task.kind) for name in data.more_metrics},
+            more_scores={
+                name: score(parse_metric(name, task.kind, task.classes), truth, outputs, task.kind)
+                for name in data.more_metrics
+            },
             memory_mb=memory_mb(device),
         )
         history.append(record)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy
 
+from pipeline.config.losses import LOSSES_OF
 from pipeline.config.settings import Experiment
 from pipeline.config.training import Train
 from pipeline.losses import build_loss, class_weights
@@ -176,3 +177,24 @@ def test_settings_that_cannot_work_together_are_refused_with_the_reason(sections
     competition = {"source": "digits", **sections.pop("competition", {})}
     with pytest.raises(ValueError, match=words):
         Experiment.model_validate({"competition": competition, **sections})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in ("class", "ordinal", "multilabel") for name in LOSSES_OF[kind]]
+)
+def test_a_class_without_training_rows_becomes_improbable(kind, name):
+    """The second of three, as `Task.outputs` says it, after one vector of logits has learnt the other two."""
+    links = {"corn": "corn", "bce": "sigmoid" if kind == "multilabel" else "one_vs_all"}
+    link = "sigmoid" if kind == "multilabel" else links.get(name, "softmax")
+    task, targets = Task(kind, link, CLASSES), torch.tensor([0, 0, 0, 2, 2])
+    targets = F.one_hot(targets, 3).float() if kind == "multilabel" else targets
+    loss = build_loss(Train(loss={"name": name}), task, targets)
+    learnt = torch.zeros(1, task.n_logits, requires_grad=True)
+    optimizer = torch.optim.Adam([learnt], lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(learnt.expand(len(targets), -1), targets).mean().backward()
+        optimizer.step()
+    [probs] = task.outputs(learnt.detach())
+    assert 0 <= probs[1] < 0.1 and probs.isfinite().all()
+    assert probs[[0, 2]].min() > 0.02 or name == "soft_f1"

@@ -8,7 +8,7 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.metric import parse_metric
+from pipeline.config.metric import parse_metric, scale
 from pipeline.metrics import bootstrap_interval, decisions, score, weighted
 
 
@@ -28,7 +28,8 @@ def drawn_case(n_classes: int, n: int, seed: int):
 
 def judged(metric: str, kind: str, targets, outputs, times) -> tuple[float, list[np.ndarray]]:
     """(ours, by weights; the resample row by row, for scikit-learn)"""
-    mine = weighted(parse_metric(metric, kind), targets, outputs, kind)(times.astype(float))
+    rule = parse_metric(metric, kind, tuple(map(str, range(outputs.shape[1]))))
+    mine = weighted(rule, targets, outputs, kind)(times.astype(float))
     rows = np.repeat(np.arange(len(targets)), times)
     return mine, [targets[rows], outputs[rows], decisions(outputs, kind)[rows]]
 
@@ -117,7 +118,35 @@ def test_mean_average_precision_at_k_by_hand():
 def test_ordinal_classes_are_answered_by_the_median():
     outputs = np.array([[0.4, 0.25, 0.35], [0.6, 0.2, 0.2], [0.1, 0.2, 0.7]])
     assert decisions(outputs, "ordinal").tolist() == [1, 0, 2] and decisions(outputs, "class").tolist() == [0, 0, 2]
-    assert score("mae", np.array([1, 0, 1]), outputs, "ordinal") == pytest.approx(1 / 3)
+    rule = parse_metric("mae", "ordinal", ("low", "mid", "high"))
+    assert score(rule, np.array([1, 0, 1]), outputs, "ordinal") == pytest.approx(1 / 3)
+
+
+@given(st.sampled_from(["01234", "0124", "0346", "43210"]), st.integers(8, 80), st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_a_scale_is_counted_by_its_values_and_not_by_its_places(classes, n, seed):
+    """scikit-learn counts places, so it is given every step of the scale from 0 to 6."""
+    targets, probs, times = drawn_case(len(classes), n, seed)
+    steps = np.array([int(name) for name in classes])
+    for kind in ("class", "ordinal"):
+        truth, answers = (np.repeat(steps[of], times) for of in (targets, decisions(probs, kind)))
+        mine = weighted(parse_metric("quadratic_kappa", kind, classes), targets, probs, kind)(times.astype(float))
+        theirs = sk.cohen_kappa_score(truth, answers, weights="quadratic", labels=range(7))
+        assert mine == pytest.approx(1.0 if np.isnan(theirs) else theirs, abs=1e-9)
+    for metric, judge in (("mae", sk.mean_absolute_error), ("rmse", sk.root_mean_squared_error)):
+        mine = weighted(parse_metric(metric, "ordinal", classes), targets, probs, "ordinal")(times.astype(float))
+        assert mine == pytest.approx(judge(truth, answers))
+
+
+def test_a_metric_of_distances_refuses_to_count_places():
+    targets, outputs = np.array([0, 1]), np.eye(2)
+    for metric, kind in (("quadratic_kappa", "class"), ("quadratic_kappa", "ordinal"), ("rmse", "ordinal")):
+        with pytest.raises(ValueError, match="counts by values"):
+            score(metric, targets, outputs, kind)
+    assert score("accuracy", targets, outputs) == 1
+    assert scale(["low", "high"]) == (0, 1) and scale(["1", "01"]) == (0, 1) and scale(["0", "0.5", "2"]) == (0, 0.5, 2)
+    gapped, even = (parse_metric("quadratic_kappa", "class", names).described for names in ("0124", "1234"))
+    assert gapped == "quadratic_kappa on 0, 1, 2, 4" and even == "quadratic_kappa"  # receipts of even scales hold
 
 
 def test_macro_f1_by_hand():

@@ -259,3 +259,23 @@ def test_optimizers_and_their_options_are_judged_before_training(experiment):
     assert told(optimizer={"name": "lion"}) == "" == told(optimizer={"name": "sgd", "options": {"momentum": 0.8}})
     assert "did you mean 'adamw'?" in told(optimizer={"name": "adamww"})
     assert "betaz" in told(optimizer={"name": "adamw", "options": {"betaz": [0.9, 0.99]}})
+
+
+@pytest.mark.parametrize("old", ["tf_efficientnet_b0_ap", "convnext_tiny_in22k", "vit_base_patch16_224_in21k"])
+def test_an_old_name_is_prepared_as_timms_present_name_says(old):
+    now = timm.models.get_deprecated_models()[old]
+    theirs = timm.data.resolve_data_config(pretrained_cfg=timm.get_pretrained_cfg(now).to_dict())
+    mine = preprocessing(Images(), Model(name=old))
+    assert (mine.mean, mine.std, mine.crop) == (theirs["mean"], theirs["std"], theirs["crop_pct"])
+    assert mine.px == theirs["input_size"][1] and mine.interpolation == theirs["interpolation"]
+    assert mine == preprocessing(Images(), Model(name=now))
+
+
+@pytest.mark.parametrize(
+    ("name", "valid"),
+    [("resnet18.none_such", "resnet18.a1_in1k"), ("vit_base_patch32_224_sam", "vit_base_patch32_224.sam_in1k")],
+)
+def test_a_name_without_a_configuration_is_refused_and_nothing_is_assumed(experiment, name, valid):
+    settings = experiment(model={"name": name})
+    [mistake] = check_model(settings, 2)
+    assert mistake.where == "model.name" and repr(name) in str(mistake) and valid in str(mistake)

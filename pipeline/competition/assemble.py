@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.competition.contract import RAW, WHERE, Competition, Row, labels_of
+from pipeline.competition.classes import check_columns, label_texts, read_classes
+from pipeline.competition.contract import RAW, WHERE, Competition, Row
 from pipeline.competition.form import form_of, is_fraction
-from pipeline.competition.kinds import number, read_numbers, split_labels
+from pipeline.competition.kinds import read_numbers, split_labels
 from pipeline.competition.labels import Scheme, scheme
 from pipeline.competition.tables import read_table
 from pipeline.config.data import Declared
@@ -56,7 +57,6 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
     readable = parts is None or parts.class_of  # a formula that is wrong is told once, not at every row
     kept = [item for item in found.train if item.path and (item.raw[WHERE], item.image_id) not in left_out]
     train = [_train_row(item, parts, mistakes) for item in kept if readable]
-    as_declared = parts and settings.classes == "from train"
     for row in train:
         if label := fixes.get(row["image_id"]):
             if parts:
@@ -67,8 +67,7 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
     if settings.target == "regression":
         classes = read_numbers(train, found.train_place, mistakes)
     else:
-        classes = parts.classes if parts and as_declared else _classes(train, settings, found, mistakes)
-        _check_labels(train, classes, settings, found, mistakes)
+        classes = read_classes(train, settings, found, parts.classes if parts else (), mistakes)
     _add_groups(train, found, settings, mistakes)
     _note_alike("classes", classes, found)
     _note_alike("groups", {row.get("group", "") for row in train}, found)
@@ -76,13 +75,15 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
     label_column = found.sample_columns[1]
     placeholders = [row.get(label_column, "") for row in found.sample]
     sample_name = shown(found.sample_csv) if found.sample_csv else ""
-    label_texts = classes
+    texts = classes
     form = form_of(settings, classes, label_column, found.sample_classes, placeholders, sample_name, mistakes)
     if found.sample_classes and form.answer != "best":
-        _check_sample_classes(classes, found, sample_name, settings, mistakes)
-    elif settings.target in ("class", "ordinal") and form.answer in ("label", "best"):
-        placeholders = [cell for cell in placeholders if cell in classes or not is_fraction(cell)]  # 0.5 is no label
-        label_texts = _label_texts(classes, placeholders, sample_name, label_column, mistakes)
+        check_columns(classes, train, found, settings, sample_name, mistakes)
+    elif settings.target != "regression" and form.answer in ("label", "best"):
+        several = settings.target == "multilabel" or form.answer == "best"
+        words = [word for cell in placeholders for word in (cell.split(form.separator) if several else [cell])]
+        words = [word for word in words if word in classes or not is_fraction(word)]  # 0.5 is no label
+        texts = label_texts(classes, words, sample_name, label_column, [] if several else mistakes)
     for row in test:
         for column in (label_column, *found.sample_classes):
             row.pop(column, None)  # the sample's placeholder is not a prediction
@@ -101,7 +102,7 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
         test_rows=test,
         sample_columns=found.sample_columns,
         sample_csv=found.sample_csv,
-        label_texts=label_texts,
+        label_texts=texts,
         mistakes=mistakes,
         notes=found.notes,
         parts={name: part.values for name, part in settings.parts.items()},
@@ -174,94 +175,3 @@ def _add_groups(train: list[Row], found: Found, settings: Declared, mistakes: li
         elif not row["group"]:
             valid = "valid: a value in the group's column (competition.group_column)"
             mistakes.append(Mistake(row[WHERE], "the group is empty", valid, "empty groups", row["image_id"]))
-
-
-def _classes(train: list[Row], settings: Declared, found: Found, mistakes: list[Mistake]) -> tuple[str, ...]:
-    """The classes in order: as set, or as found in train, by number where all are numbers."""
-    if settings.classes == "from train":
-        labels = {label for row in train for label in labels_of(row)}
-        values = {label: number(label) for label in labels - {""}}
-        if settings.target == "ordinal" and None in values.values():
-            told = f"competition.target=ordinal, and the order of {', '.join(sorted(values)[:6])} is not said"
-            valid = "valid: competition.classes, from the lowest to the highest, e.g. [low, medium, high]"
-            mistakes.append(Mistake(found.train_place, told, valid, "classes"))
-        named = sorted(values, key=lambda c: (values[c] is None, values[c] or 0.0, c))
-        if train and len(named) < 2:
-            told = f"{len(named)} class in column {found.label_column!r}"
-            mistakes.append(Mistake(found.train_place, told, "valid: at least two", "classes"))
-        return tuple(named)
-    if len(set(settings.classes)) < len(settings.classes):
-        mistakes.append(Mistake("competition.classes", "a class is named twice", "valid: each class once", "classes"))
-    return tuple(settings.classes)
-
-
-def _check_labels(
-    train: list[Row], classes: tuple[str, ...], settings: Declared, found: Found, mistakes: list[Mistake]
-) -> None:
-    """Labels that are no class, and classes that no row has."""
-    known = set(classes)
-    for image, label in [(row, label) for row in train for label in labels_of(row)]:
-        if label not in known and not (settings.parts and not label):  # what a part cannot read is told already
-            valid = f"valid: {', '.join(classes)}"
-            told = f"label {label!r} is no class{nearest(label, classes)}"
-            mistakes.append(Mistake(image[WHERE], told, valid, "labels in no class", image["image_id"]))
-    if not train or (settings.classes == "from train" and not settings.parts):
-        return
-    present = {label for row in train for label in labels_of(row)}
-    # Declared parts may have a combination that never occurs; a class that was named by hand is a slip.
-    told = found.notes if settings.parts else mistakes
-    for absent in [name for name in classes if name not in present]:
-        valid = "valid: a class that has training rows (competition.classes)"
-        told.append(Mistake(found.train_place, f"no row of class {absent!r}", valid, "classes"))
-
-
-def _label_texts(
-    classes: tuple[str, ...], placeholders: list[str], sample: str, column: str, mistakes: list[Mistake]
-) -> tuple[str, ...]:
-    """Each class as a submission writes it: whole numbers where the sample's placeholders are, decimal ones likewise.
-
-    Judged by what stands in the sample and by the classes, never by what happens to be predicted: a column of which
-    only `1` was predicted reads as a number even where another class is `10+`.
-    """
-    given = [text for text in placeholders if text]
-    values = [number(text) for text in given]
-    if not given or any(value is None for value in values):
-        return classes  # blank promises no type, and a word takes any label
-    whole = all(text.lstrip("+-").isdecimal() for text in given)
-    texts = tuple(_written(name, whole) for name in classes)
-    if "" in texts or len(set(texts)) < len(texts):
-        kind = "whole numbers" if whole else "numbers"
-        found = f"column {column!r} holds {kind} such as {given[0]}, and the classes are {', '.join(classes)}"
-        mistakes.append(
-            Mistake(sample, found, f"valid: classes that are distinct {kind}, or a sample of words", "labels")
-        )
-        return classes
-    return texts
-
-
-def _check_sample_classes(
-    classes: tuple[str, ...], found: Found, sample: str, settings: Declared, mistakes: list[Mistake]
-) -> None:
-    """A sample with a column for each class must have those of the training table, and no others."""
-    valid = f"valid: one column, or one for each class: {', '.join(classes)}"
-    if settings.target == "regression":
-        told = f"columns {', '.join(found.sample_classes)}, and competition.target=regression predicts one number"
-        mistakes.append(Mistake(f"{sample}:1", told, "valid: one column beside the ids", "columns"))
-    elif classes and set(found.sample_classes) != set(classes):
-        absent, extra = set(classes) - set(found.sample_classes), set(found.sample_classes) - set(classes)
-        told = "; ".join(
-            f"{word} {', '.join(sorted(names))}"
-            for word, names in (("no column", absent), ("no class", extra))
-            if names
-        )
-        mistakes.append(Mistake(f"{sample}:1", told, valid, "columns"))
-
-
-def _written(name: str, whole: bool) -> str:
-    """A class in the sample's type; empty where it has no such form."""
-    value = number(name)
-    if value is None:
-        return ""
-    if not whole:
-        return str(value)
-    return name if name.lstrip("+-").isdecimal() else str(int(value)) if value == int(value) else ""

@@ -66,7 +66,7 @@ class Competition:
     @property
     def rule(self) -> Metric:
         """What scores outputs as the cells that are written of them."""
-        return self.form.rule if self.form else parse_metric(self.metric, self.target)
+        return self.form.rule if self.form else parse_metric(self.metric, self.target, self.classes)
 
     @cached_property
     def train(self) -> pd.DataFrame:

@@ -47,7 +47,8 @@ def form_of(
     sample_columns: the sample's answer columns, where it has several. cells: what its one column holds. sample: its
     name; empty where there is none: then there may be a column for each class.
     """
-    rule, target, cells = parse_metric(settings.metric, settings.target), settings.target, sorted({*cells} - {""})
+    target, cells = settings.target, sorted({*cells} - {""})
+    rule = parse_metric(settings.metric, target, classes)
     guesses = rule.judges == "best" and len(sample_columns) == int(rule.number) and not {*sample_columns} & {*classes}
     per_class = bool(sample_columns) and not guesses
     two = len(classes) == 2 and target in ("class", "ordinal")

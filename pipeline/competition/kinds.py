@@ -4,9 +4,10 @@ Everything that looks at labels class by class (the first look, the folds) sees 
 trained on is `target_of`. A number's class is the tenth of the training rows that it falls into.
 """
 
-import math
+from collections.abc import Sequence
 
 from pipeline.competition.contract import SEVERAL, VALUE, Row
+from pipeline.config.metric import number
 from pipeline.config.mistakes import Mistake
 
 N_BINS = 10
@@ -16,9 +17,18 @@ BETWEEN = "\x1f"  # no label holds it: tables are refused that hold control char
 def split_labels(rows: list[Row], separator: str) -> None:
     """`a b` and `b a` are the same two labels; an empty cell is none at all."""
     for row in rows:
-        labels = sorted({label for label in (part.strip() for part in row["label"].split(separator)) if label})
+        row[SEVERAL] = ""
+        set_labels(row, [label for label in map(str.strip, row["label"].split(separator)) if label], separator)
+
+
+def set_labels(row: Row, labels: Sequence[str], separator: str) -> None:
+    """Gives a row these labels in place of its own: one, or as many as it has where it may have several."""
+    labels = sorted(set(labels))
+    if SEVERAL in row:
         row[SEVERAL] = BETWEEN.join(labels)
         row["label"] = separator.join(labels) if separator.strip() else " ".join(labels)
+    else:
+        [row["label"]] = labels
 
 
 def read_numbers(rows: list[Row], place: str, mistakes: list[Mistake]) -> tuple[str, ...]:
@@ -52,12 +62,3 @@ def read_numbers(rows: list[Row], place: str, mistakes: list[Mistake]) -> tuple[
 def target_of(row: Row) -> str:
     """All that the row's label says, as text: what a change of would change the training."""
     return row.get(VALUE, row.get(SEVERAL, row["label"]))
-
-
-def number(text: str) -> float | None:
-    """The finite number that a text says, or None."""
-    try:
-        value = float(text.replace("_", "?"))  # Python reads 1_0 as ten; nobody else does
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -5,6 +5,7 @@ In a file of its own, without scikit-learn, so that a typo is told at once. What
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,7 +33,7 @@ class Metric:
 
     hard, positive: what a submission's cells leave of the outputs (`competition.form`), so that every score is one of
     the cells. hard: answers alone, although the metric would take probabilities. positive: the class whose probability
-    stands in the one column.
+    stands in the one column. values: of the classes on their `scale`, where the metric counts distances.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Metric:
     greater_is_better: bool
     hard: bool = False
     positive: int | None = None
+    values: tuple[float, ...] = ()
 
     def __str__(self) -> str:
         return self.name
@@ -59,7 +61,9 @@ class Metric:
     def described(self) -> str:
         """Its name, and what makes its scores others than those of the same name: equal where scores compare."""
         of_positive = self.positive is not None and self.kind == "mean_average_precision"
-        return f"{self.name}{' of answers' * self.hard}{f' of class {self.positive}' if of_positive else ''}"
+        steps = {b - a for a, b in zip(self.values, self.values[1:], strict=False)}
+        scale = f" on {', '.join(f'{value:g}' for value in self.values)}" if len(steps) > 1 else ""
+        return f"{self.name}{' of answers' * self.hard}{f' of class {self.positive}' if of_positive else ''}{scale}"
 
     @property
     def span(self) -> tuple[float, float]:
@@ -73,8 +77,11 @@ class Metric:
         return one > other if self.greater_is_better else one < other
 
 
-def parse_metric(name: str | Metric, target: str) -> Metric:
-    """Raises ValueError with what is valid for the target. One that is parsed already stays as it is."""
+def parse_metric(name: str | Metric, target: str, classes: Sequence[str] = ()) -> Metric:
+    """Raises ValueError with what is valid for the target. One that is parsed already stays as it is.
+
+    classes: needed to score by a metric that counts distances, and for nothing else.
+    """
     if isinstance(name, Metric):
         return name
     for pattern, _, greater, targets in _RULES:
@@ -85,6 +92,33 @@ def parse_metric(name: str | Metric, target: str) -> Metric:
             kind = "f" if average else name.replace(groups[0], "#") if groups else name
             if number <= 0:
                 break
-            return Metric(name, kind, average, number, greater)
+            values = scale(classes) if by_scale(name, target) else ()
+            return Metric(name, kind, average, number, greater, values=values)
     valid = ", ".join(text for _, text, _, targets in _RULES if target in targets)
     raise ValueError(f"competition.metric={name} is none for competition.target={target}; valid: {valid}")
+
+
+def by_scale(name: str, target: str) -> bool:
+    """Whether a metric counts how far a class is from another: then it needs the `scale` of the classes."""
+    return name == "quadratic_kappa" or (target == "ordinal" and name in ("rmse", "mae"))
+
+
+def number(text: str) -> float | None:
+    """The finite number that a text says, or None."""
+    try:
+        value = float(text.replace("_", "?"))  # Python reads 1_0 as ten; nobody else does
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def scale(classes: Sequence[str]) -> tuple[float, ...]:
+    """(C,) what the classes count for on a scale: their numbers where all are numbers, else their places.
+
+    Of grades 0, 1, 2 and 4 the last two are two steps apart, whether or not any row has grade 3.
+    """
+    values = [number(name) for name in classes]
+    known = [value for value in values if value is not None]
+    if len(known) < len(values) or len(set(known)) < len(known):
+        return tuple(map(float, range(len(values))))
+    return tuple(known)

@@ -78,12 +78,14 @@ def log_cv(work: Work, cv: CrossValidation, runs: dict[str, str], folder: Path) 
 
 def _more_scores(work: Work, cv: CrossValidation) -> dict[str, float]:
     """The further metrics of all out-of-fold rows."""
+    from pipeline.config.metric import parse_metric
     from pipeline.crossval import arrays_of
     from pipeline.metrics import score
 
     wanted = work.settings.competition.further_metrics
     targets, outputs = arrays_of(cv.oof)
-    return {name: score(name, targets, outputs, work.competition.target) for name in wanted}
+    target, classes = work.competition.target, work.competition.classes
+    return {name: score(parse_metric(name, target, classes), targets, outputs, target) for name in wanted}
 
 
 def _log_models(work: Work, cv: CrossValidation, runs: dict[str, str], folder: Path) -> None:

@@ -69,7 +69,7 @@ def validate(
     started = time.perf_counter()
     from pipeline.crossval import cross_validate
     from pipeline.folds.split import read_folds, splits
-    from pipeline.model import pick_device
+    from pipeline.model import current_name, pick_device
     from pipeline.progress import TrainingProgress
     from pipeline.tracking.system import SystemSampler
 
@@ -96,6 +96,8 @@ def validate(
     say("train", told)
     title = f"cv · {settings.model.name} · {settings.train.loss.name}{what}"
     tags = {**identity, "folds_run": fold_receipt.run_id, **machine(device), **(tags or {})}
+    if (now := current_name(settings.model.name)) != settings.model.name:
+        say("train", f"note: timm calls {settings.model.name} {now} today; it is prepared as that says")
     for note in notes(settings.train, settings.augment):
         say("train", f"note: {note}")
     _tell_disk(work, data.task, n_folds * n_seeds, folder)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn import metrics as sk
 
+from pipeline.config.metric import parse_metric
 from pipeline.ensemble.bias import apply_bias, can_be_shifted, fit_bias
 
 NUMBERS = st.integers(0, 2**32 - 1)
@@ -170,6 +171,6 @@ def test_ordered_classes_are_shifted_through_their_median():
     outputs = own[targets]
     median = lambda p: (p.cumsum(1)[:, :-1] < 0.5).sum(1)  # noqa: E731
     assert median(outputs)[-1] == 1
-    bias = fit_bias(outputs, targets, "quadratic_kappa", "ordinal")
+    bias = fit_bias(outputs, targets, parse_metric("quadratic_kappa", "ordinal", "012"), "ordinal")
     shifted = median(apply_bias(outputs, bias, "ordinal"))
     assert sk.cohen_kappa_score(targets, shifted, weights="quadratic") == pytest.approx(1)

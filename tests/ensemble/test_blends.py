@@ -5,6 +5,7 @@ import pytest
 from scipy.special import expit, softmax
 from sklearn import metrics as sk
 
+from pipeline.config.metric import parse_metric
 from pipeline.ensemble.blends import choose, parts_of
 from pipeline.ensemble.combine import spread
 from pipeline.ensemble.weights import Rows
@@ -18,7 +19,8 @@ def member(rng, targets, n_classes, skill, noise=1.0, prior=0.0) -> np.ndarray:
 
 def rows_of(outputs, targets, metric="macro_f1", kind="class", average="probs", groups=None) -> Rows:
     groups = np.full(len(targets), NOBODY) if groups is None else groups
-    return Rows([spread(p, average, kind) for p in outputs], targets, groups, metric, kind, average)
+    rule = parse_metric(metric, kind, tuple(map(str, range(np.shape(outputs[0])[1]))))
+    return Rows([spread(p, average, kind) for p in outputs], targets, groups, rule, kind, average)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn import metrics as sk
 from sklearn.utils.class_weight import compute_sample_weight
 
+from pipeline.config.metric import parse_metric
 from pipeline.ensemble.combine import spread
 from pipeline.ensemble.weights import Rows, equal, greedy, simplex
 
@@ -15,7 +16,8 @@ from pipeline.ensemble.weights import Rows, equal, greedy, simplex
 def rows_of(outputs, targets, metric="log_loss", kind="class", average="probs", groups=None) -> Rows:
     n = len(targets)
     groups = np.full(n, "") if groups is None else groups
-    return Rows([spread(np.asarray(p), average, kind) for p in outputs], targets, groups, metric, kind, average)
+    rule = parse_metric(metric, kind, tuple(map(str, range(np.shape(outputs[0])[1]))))
+    return Rows([spread(np.asarray(p), average, kind) for p in outputs], targets, groups, rule, kind, average)
 
 
 def member(rng, targets, n_classes, skill, noise=1.0) -> np.ndarray:
