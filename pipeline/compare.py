@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from pipeline.competition.grouping import units
 from pipeline.config.metric import Metric, parse_metric
 from pipeline.crossval import arrays_of
 from pipeline.metrics import resamples, weighted
@@ -26,12 +27,12 @@ class Comparison:
     score_a: float
     score_b: float
     difference: float
-    low: float  # interval of the difference, 95 % where nothing else was asked, by group bootstrap
+    low: float  # interval of the difference, 95 % where nothing else was asked, by units
     high: float
     chance: float  # share of the resamples in which b is not better
     by_fold: dict[int, float]  # each fold's own difference
     n_rows: int
-    n_groups: int  # what was resampled: groups, or rows where there are none
+    n_units: int  # what was resampled: groups and rows without one
 
     @property
     def is_told_apart(self) -> bool:
@@ -56,9 +57,9 @@ def compare(
     a: pd.DataFrame, b: pd.DataFrame, group_of: Mapping[str, str], metric: str | Metric, kind: str, seed: int = 0,
     level: float = 0.95,
 ) -> Comparison:  # fmt: skip
-    """a, b: out-of-fold tables as in `crossval`. group_of: image_id -> group, empty where there are none.
+    """a, b: out-of-fold tables as in `crossval`. group_of: image_id -> group, as `grouping.units` takes it.
 
-    The interval is the percentile interval of the difference over resamples of whole groups, the same ones for both
+    The interval is the percentile interval of the difference over resamples of whole units, the same ones for both
     (the cluster bootstrap of `metrics.bootstrap_interval`, paired). level: of the interval. Raises
     ValueError as `align` does.
     """
@@ -66,10 +67,9 @@ def compare(
     rule = parse_metric(metric, kind)
     sign = 1 if rule.greater_is_better else -1
     of_a, of_b = (weighted(rule, *arrays_of(table), kind) for table in (a, b))
-    groups = np.array([group_of.get(image_id, "") for image_id in a["image_id"]])
-    by_group = groups if groups.any() else None
+    of_row = units(a["image_id"], group_of)
     n, folds = len(a), a["fold"].to_numpy()
-    drawn = [sign * (of_b(weights) - of_a(weights)) for weights in resamples(n, by_group, N_RESAMPLES, seed)]
+    drawn = [sign * (of_b(weights) - of_a(weights)) for weights in resamples(of_row, N_RESAMPLES, seed)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     everything = np.ones(n)
     score_a, score_b = of_a(everything), of_b(everything)
@@ -83,7 +83,7 @@ def compare(
         chance=float(np.mean(np.array(drawn) <= 0)),
         by_fold={fold: sign * (of_b(weights) - of_a(weights)) for fold, weights in in_fold.items()},
         n_rows=n,
-        n_groups=n if by_group is None else len(np.unique(groups)),
+        n_units=int(of_row.max()) + 1,
     )
 
 

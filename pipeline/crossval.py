@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 
 from pipeline.atomic import atomic
+from pipeline.competition.grouping import units
 from pipeline.config.metric import parse_metric
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.config.settings import Experiment
@@ -47,7 +48,7 @@ class CrossValidation:
 
     oof: pd.DataFrame
     score: float  # of all out-of-fold rows at once
-    interval: Interval  # 95 %, by group bootstrap
+    interval: Interval  # 95 %, by units
     fold_scores: list[float]  # of each model, over its own validation rows: for their spread, not to be averaged
     checkpoints: list[Path]
     optimism: float | None  # with `select: best`, see `records.optimism`
@@ -103,8 +104,6 @@ def cross_validate(
         oof.to_parquet(temporary, index=False)
     with atomic(folder / "history.json") as temporary:
         temporary.write_text(json.dumps([asdict(record) for history in histories for record in history], indent=1))
-    group_of = dict(zip(folds["image_id"], folds["group"], strict=True))
-    groups = np.array([group_of[image_id] for image_id in oof["image_id"]])
     kind, best = data.task.kind, settings.train.select == "best"
     n = len({split.fold for split in splits(folds)})  # models of one split by one seed, one after the other
     curves = [[record.score for record in history] for history in histories]
@@ -113,7 +112,7 @@ def cross_validate(
     return CrossValidation(
         oof=oof,
         score=score(metric, targets, outputs, kind),
-        interval=bootstrap_interval(metric, targets, outputs, groups if groups.any() else None, kind),
+        interval=oof_interval(oof, folds, metric, kind),
         fold_scores=fold_scores,
         checkpoints=checkpoints,
         optimism=float(np.mean(known)) if best and known else None,
@@ -224,6 +223,12 @@ def arrays_of(oof: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     outputs = oof[[column for column in oof.columns if column.startswith("p_")]].to_numpy()
     several = [column for column in oof.columns if column.startswith("target_")]
     return (oof[several] if several else oof["target"]).to_numpy(), outputs
+
+
+def oof_interval(oof: pd.DataFrame, folds: pd.DataFrame, metric: str, kind: str) -> Interval:
+    """95 % interval of the score of such a table, by the units of its folds table."""
+    group_of = dict(zip(folds["image_id"], folds["group"], strict=True))
+    return bootstrap_interval(metric, *arrays_of(oof), units(oof["image_id"], group_of), kind)
 
 
 def refuse_others(path: Path, info: CheckpointInfo, identity: dict[str, str], fold: int, seed: int) -> None:

@@ -236,27 +236,27 @@ def bootstrap_interval(
     metric: str | Metric,
     targets: np.ndarray,
     outputs: np.ndarray,
-    groups: np.ndarray | None,
+    units: np.ndarray,
     kind: str = "class",
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """95 % percentile interval of `score` under resampling of whole groups (of rows where `groups` is None).
+    """95 % percentile interval of `score` under resampling of whole units.
 
-    Rows of one group (seven photos of one person) err together, so resampling rows would make the interval too
-    narrow. Method: the cluster bootstrap, Davison & Hinkley 1997, section 3.8. groups: (N,) any labels.
+    Rows of one unit (seven photos of one person) err together, so resampling rows would make the interval too
+    narrow. Method: the cluster bootstrap, Davison & Hinkley 1997, section 3.8. units: (N,) int, of `grouping.units`.
     """
     value = weighted(parse_metric(metric, kind), targets, outputs, kind)
-    scores = [value(weights) for weights in resamples(len(targets), groups, n_resamples, seed)]
+    scores = [value(weights) for weights in resamples(units, n_resamples, seed)]
     low, high = np.quantile(scores, [0.025, 0.975])
     return Interval(float(low), float(high))
 
 
-def resamples(n: int, groups: np.ndarray | None, n_resamples: int, seed: int) -> Generator[np.ndarray]:
-    """(n,) weights of the rows, `n_resamples` times: how often each one's group was drawn."""
-    _, members = np.unique(groups if groups is not None else np.arange(n), return_inverse=True)
-    n_groups = members.max() + 1
+def resamples(units: np.ndarray, n_resamples: int, seed: int) -> Generator[np.ndarray]:
+    """(N,) weights of the rows, `n_resamples` times: how often each one's unit was drawn. units: (N,) int."""
+    _, members = np.unique(units, return_inverse=True)
+    n_units = members.max() + 1
     rng = np.random.default_rng(seed)
     for _ in range(n_resamples):
-        times_drawn = np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)
+        times_drawn = np.bincount(rng.integers(n_units, size=n_units), minlength=n_units)
         yield times_drawn[members].astype(float)

@@ -35,7 +35,7 @@ def unlike_training(
     """Classes that the test rows are answered with much more often, or less, than training gives reason for.
 
     expected: (C,) shares among the out-of-fold answers, or the training rows. n: how many independent looks each set is
-    (groups, not rows, where rows of one group come together). Told where the difference is above both `SURE` standard
+    (units, not rows, where rows of one group come together). Told where the difference is above both `SURE` standard
     errors and a factor of `FAR`: with many rows anything is significant, and with few anything is large.
     """
     a, b = max(n_expected, 1), max(n_test, 1)

@@ -44,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "crossval": {
         *(
             "config",
+            "competition",  # the units of resampling
             "folds",
             "metrics",
             "model",
@@ -62,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "shares": set(),
     "submit": {"config", "competition", "answers", "atomic"},
     "score": {"config", "competition", "answers", "metrics"},
-    "compare": {"config", "metrics", "crossval"},
+    "compare": {"config", "competition", "metrics", "crossval"},  # of competition the units of resampling
     "lr_range": {"config", "augment", "feed", "losses", "model", "optim", "precision", "train"},
     "tune": {"config", "compare"},  # trains nothing and tracks nothing itself: `stages` puts that in
     "report": {"atomic"},

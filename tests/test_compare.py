@@ -6,6 +6,7 @@ import pytest
 from sklearn import metrics as sk
 
 from pipeline.compare import compare, verdict
+from pipeline.crossval import oof_interval
 
 
 def table(targets: np.ndarray, answers: np.ndarray, n_classes: int = 2) -> pd.DataFrame:
@@ -32,7 +33,7 @@ def test_the_interval_is_that_of_paired_proportions():
     )  # fmt: skip
     change = right_b.astype(float) - right_a
     half = 1.96 * change.std() / n**0.5
-    assert c.difference == pytest.approx(change.mean()) and (c.n_rows, c.n_groups) == (n, n)
+    assert c.difference == pytest.approx(change.mean()) and (c.n_rows, c.n_units) == (n, n)
     assert (c.low, c.high) == (
         pytest.approx(c.difference - half, abs=1e-3),
         pytest.approx(c.difference + half, abs=1e-3),
@@ -110,3 +111,48 @@ def test_rows_may_come_in_any_order():
     assert compare(a, b.sample(frac=1, random_state=0), {}, "accuracy", "class") == compare(
         a, b, {}, "accuracy", "class"
     )
+
+
+def resampled(values: np.ndarray, groups: list[str], seed: int = 1, n: int = 3000) -> np.ndarray:
+    """Means of `values` over resamples, written without the product: each draw is a list of row numbers."""
+    rows_of: dict[tuple[str, int], list[int]] = {}
+    for row, group in enumerate(groups):
+        rows_of.setdefault((group, -1) if group else ("", row), []).append(row)
+    members, rng = list(rows_of.values()), np.random.default_rng(seed)
+    drawn = []
+    for _ in range(n):
+        rows = [row for i in rng.integers(len(members), size=len(members)) for row in members[i]]
+        drawn.append(values[rows].mean())
+    return np.array(drawn)
+
+
+@pytest.mark.parametrize("how", ["no groups", "a few copies", "half", "all"])
+def test_intervals_are_those_of_an_independent_bootstrap_whoever_has_a_group(how):
+    """Of a score and of a difference; a table of an older version has "" or NaN for a row without a group."""
+    rng, n = np.random.default_rng(5), 420
+    grouped = {"no groups": 0, "a few copies": 12, "half": 210, "all": n}[how]
+    groups = [f"copies {row // 6}" if row < grouped else "" for row in range(n)]
+    luck = {group: rng.random() < 0.7 for group in groups}
+    right = np.array([luck[g] if g else rng.random() < 0.7 for g in groups])
+    better = right ^ (rng.random(n) < 0.1)
+    targets = rng.integers(2, size=n)
+    a, b = (table(targets, answered(rng, targets, one)) for one in (right, better))
+    means = resampled(right.astype(float), groups)
+    change = resampled(better.astype(float) - right, groups)
+    for nothing in ("", float("nan")):
+        folds = pd.DataFrame({"image_id": a["image_id"], "group": [group or nothing for group in groups]})
+        interval = oof_interval(a, folds, "accuracy", "class")
+        assert [interval.low, interval.high] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.01)
+        c = compare(a, b, dict(zip(folds["image_id"], folds["group"], strict=True)), "accuracy", "class")
+        assert [c.low, c.high] == pytest.approx(np.quantile(change, [0.025, 0.975]), abs=0.005)
+        assert c.n_units == n - grouped + len(set(groups) - {""})
+
+
+def test_two_copies_among_three_hundred_rows_do_not_make_the_rest_one_group():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(2, size=302)
+    oof = table(targets, answered(rng, targets, rng.random(302) < 0.8))
+    folds = pd.DataFrame({"image_id": oof["image_id"], "group": [""] * 300 + ["copies of i300"] * 2})
+    with_copies = oof_interval(oof, folds, "accuracy", "class")
+    by_rows = oof_interval(oof, folds.assign(group=""), "accuracy", "class")
+    assert with_copies.high - with_copies.low == pytest.approx(by_rows.high - by_rows.low, rel=0.1)

@@ -174,7 +174,7 @@ def test_the_interval_has_the_width_that_theory_gives():
     n, p = 2000, 0.8
     targets = rng.integers(2, size=n)
     predictions = np.where(rng.random(n) < p, targets, 1 - targets)
-    interval = bootstrap_interval("accuracy", targets, one_hot(predictions, 2), None)
+    interval = bootstrap_interval("accuracy", targets, one_hot(predictions, 2), np.arange(n))
     accuracy = (targets == predictions).mean()
     half = 1.96 * np.sqrt(accuracy * (1 - accuracy) / n)
     assert interval.low == pytest.approx(accuracy - half, abs=0.004)
@@ -187,7 +187,7 @@ def test_rows_that_err_together_make_the_interval_wider():
     right = np.repeat(rng.random(100) < 0.8, 7)  # seven photos of a person, all right or all wrong
     targets = rng.integers(2, size=700)
     probs = one_hot(np.where(right, targets, 1 - targets), 2)
-    by_row = bootstrap_interval("accuracy", targets, probs, None)
+    by_row = bootstrap_interval("accuracy", targets, probs, np.arange(700))
     by_group = bootstrap_interval("accuracy", targets, probs, groups)
     ratio = (by_group.high - by_group.low) / (by_row.high - by_row.low)
     assert ratio == pytest.approx(np.sqrt(7), rel=0.15)
@@ -196,4 +196,7 @@ def test_rows_that_err_together_make_the_interval_wider():
 def test_the_interval_is_the_same_every_time():
     targets = np.array([0, 1, 1, 0, 1])
     probs = one_hot(np.array([0, 1, 0, 0, 1]), 2)
-    assert bootstrap_interval("macro_f1", targets, probs, None) == bootstrap_interval("macro_f1", targets, probs, None)
+    alone = np.arange(5)
+    assert bootstrap_interval("macro_f1", targets, probs, alone) == bootstrap_interval(
+        "macro_f1", targets, probs, alone
+    )

@@ -134,7 +134,7 @@ def test_an_mlflow_that_goes_away_while_it_registers_is_kept_for_and_not_lost(tm
                                   separator=" ")  # fmt: skip
     work = SimpleNamespace(competition=competition, folder=tmp_path, tracker=tracker, store=SimpleNamespace(side=128))
     said = models.log_model(work, "run", "folds", [], pd.DataFrame(), {"score": 0.5, "low": 0.4, "high": 0.6})
-    assert said == "" and len(handed) == 1 and handed[0][-2:] == ("", None)
+    assert said == "" and len(handed) == 1 and handed[0][-3:] == ("", None, None)
 
 
 def test_the_champion_is_judged_as_compare_does_with_duplicates_kept_together(tmp_path, monkeypatch):
@@ -159,7 +159,7 @@ def test_the_champion_is_judged_as_compare_does_with_duplicates_kept_together(tm
     monkeypatch.setattr(tracking, "fetch", lambda run, name, folder: tmp_path / name)
     competition = SimpleNamespace(name="x", metric="accuracy", target="class")
     work = SimpleNamespace(competition=competition, folder=tmp_path, tracker=SimpleNamespace(failure="", client=None))
-    before, low = models._paired_with_champion(work, new)
+    before, low, own = models._paired_with_champion(work, new)
     groups = dict(zip(folds["image_id"], folds["group"], strict=True))
-    assert before is leader and low == compare(old, new, groups, "accuracy", "class").low
+    assert before is leader and own is None and low == compare(old, new, groups, "accuracy", "class").low
     assert low <= 0 < compare(old, new, {}, "accuracy", "class").low

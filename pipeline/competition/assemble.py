@@ -5,6 +5,7 @@ the same for all sources is here, once; what their files look like is the source
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from pipeline.competition.classes import check_columns, label_texts, read_classes
 from pipeline.competition.contract import RAW, WHERE, Competition, Row
 from pipeline.competition.form import form_of, is_fraction
+from pipeline.competition.grouping import MISSING
 from pipeline.competition.kinds import read_numbers, split_labels
 from pipeline.competition.labels import Scheme, scheme
 from pipeline.competition.tables import read_table
@@ -70,7 +72,7 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
         classes = read_classes(train, settings, found, parts.classes if parts else (), mistakes)
     _add_groups(train, found, settings, mistakes)
     _note_alike("classes", classes, found)
-    _note_alike("groups", {row.get("group", "") for row in train}, found)
+    _note_alike("groups", {row["group"] for row in train if row.get("group")}, found)
     test = [{**item.raw, "image_id": item.image_id, "path": item.path} for item in found.test if item.path]
     label_column = found.sample_columns[1]
     placeholders = [row.get(label_column, "") for row in found.sample]
@@ -152,8 +154,8 @@ def _read_fixes(settings: Declared, found: Found, mistakes: list[Mistake]) -> di
 
 
 def _add_groups(train: list[Row], found: Found, settings: Declared, mistakes: list[Mistake]) -> None:
-    """The group by pattern; an empty one is a mistake; without groups the key is gone."""
-    pattern = None
+    """The group by pattern or column; empty for a row that has none, of which a note tells; without groups no key."""
+    pattern, missing = None, Counter[str]()
     if settings.group_pattern != "none":
         try:
             pattern = re.compile(settings.group_pattern)
@@ -166,12 +168,22 @@ def _add_groups(train: list[Row], found: Found, settings: Declared, mistakes: li
         if pattern:
             match = pattern.search(row["image_id"])
             row["group"] = "" if not match else match[1] or "" if pattern.groups else match[0]
-            if not row["group"]:
+            if not match:
                 told = f"the id {row['image_id']!r} has no group by {settings.group_pattern}"
-                valid = "valid: ids that competition.group_pattern matches"
+                valid = "valid: ids that competition.group_pattern matches; (...|) lets a row have no group"
                 mistakes.append(Mistake(row[WHERE], told, valid, "empty groups", row["image_id"]))
+                continue
         elif not found.has_groups:
             del row["group"]
-        elif not row["group"]:
-            valid = "valid: a value in the group's column (competition.group_column)"
-            mistakes.append(Mistake(row[WHERE], "the group is empty", valid, "empty groups", row["image_id"]))
+        text = row.get("group", "-").strip()
+        if not text or (text in MISSING and not pattern):
+            missing[text or "empty"] += 1
+            row["group"] = ""
+    if missing and missing.total() == len(train):
+        valid = "valid: a column that names groups, or competition.group_column=none"
+        mistakes.append(Mistake(found.train_place, "no row has a group", valid, "groups"))
+    elif missing:
+        cells = ", ".join(f"{n:,} {text}" for text, n in missing.most_common())
+        told = f"{missing.total():,} of {len(train):,} rows have no group ({cells}); each counts as a group by itself"
+        do = "Images that belong together may be on both sides."
+        found.notes.append(Mistake(found.train_place, told, do, "rows without a group"))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+RESAMPLED = "units"  # tag of what was made since each row without a group is resampled by itself; older: "" was a group
 _CLASS = frozenset({"class", "ordinal"})
 _LABELS = frozenset({"class", "ordinal", "multilabel"})
 _RULES: tuple[tuple[str, str, bool, frozenset[str]], ...] = (  # pattern, how it is written, more is better, targets

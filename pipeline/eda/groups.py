@@ -7,12 +7,13 @@ a group leaks when folds split it, and the score then promises what the leaderbo
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from pipeline.competition.contract import PART, RAW, TEXT, WHERE, Competition
+from pipeline.competition.grouping import MISSING, units
 
 MIN_GROUPS = 10
 MIN_AUC = 0.6  # lower end of the interval, from which on likeness counts as evidence
@@ -20,17 +21,17 @@ MAX_PAIRS = 4_000
 
 
 def possible_groups(
-    competition: Competition, thumbs: np.ndarray, colours: np.ndarray, groups: Sequence[str], seed: int
+    competition: Competition, thumbs: np.ndarray, colours: np.ndarray, known: np.ndarray, seed: int
 ) -> list[dict[str, Any]]:
-    """Candidates whose members look alike, the best first. groups: those that folds keep whole already."""
+    """Candidates whose members look alike, the best first. known: (N,) units that folds keep whole already."""
     rows = competition.train_rows
-    known = np.array([group or f"row {i}" for i, group in enumerate(groups)])
     labels = np.array([row["label"] for row in rows])
     appearance = _appearance(thumbs, colours)
     found: list[dict[str, Any]] = []
     seen: set[tuple] = set()
     for what, setting, values in _candidates(competition):
-        codes = np.unique(np.array(values), return_inverse=True)[1]
+        group_of = {str(i): "" if value in MISSING else value for i, value in enumerate(values)}
+        codes = units(group_of, group_of)
         signature = tuple(_first_of(codes).tolist())  # the same partition under another name is told once
         if signature in seen or not _could_be_groups(codes, labels):
             continue

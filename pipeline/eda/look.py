@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.competition.contract import Competition, labels_of
-from pipeline.competition.grouping import merged_groups, sets_of
+from pipeline.competition.grouping import merged_groups, sets_of, units
 from pipeline.config.data import Eda
 from pipeline.eda.duplicates import MIN_SIDE, NearPair, exact_sets, near_pairs
 from pipeline.eda.findings import findings
@@ -65,7 +65,7 @@ def look(
         "near": [[ids[i] for i in members] for members in near_sets],
     }
     group_of = merged_groups(competition, [*named["exact"], *named["near"]])
-    together = [group_of[image_id] for image_id in ids]
+    together = units(ids, group_of)
     step("looking for groups that nobody declared")
     suspects = possible_groups(competition, train["thumb"], train["colour"], together, settings.seed)
     step("comparing the training set with the test set")
@@ -116,7 +116,7 @@ def _samples(competition: Competition) -> list[dict[str, Any]]:
     n_of_group: dict[tuple[str, str], int] = {}
     for row in sorted(competition.train_rows, key=lambda row: row["image_id"]):
         for label in labels_of(row):
-            key = label, row.get("group", row["image_id"])
+            key = label, row.get("group") or row["image_id"]
             n_of_group[key] = n_of_group.get(key, 0) + 1
             by_class[label].append((n_of_group[key], row["image_id"]))
     samples = []

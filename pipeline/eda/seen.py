@@ -49,13 +49,13 @@ class Seen:
         if row >= n:
             return f"{self.competition.test_rows[row - n]['image_id']}, test"
         mine = self.competition.train_rows[row]
-        group = f", group {mine['group']}" if self.competition.has_groups else ""
+        group = f", group {mine['group']}" if mine.get("group") else ""
         return f"{mine['image_id']}, {mine['label']}{group}"
 
     def apart(self, a: int, b: int) -> bool:
         """Whether no declared group holds two training rows together."""
-        rows = self.competition.train_rows
-        return not self.competition.has_groups or rows[a]["group"] != rows[b]["group"]
+        group = self.competition.train_rows[a].get("group")
+        return not group or group != self.competition.train_rows[b]["group"]
 
     @cached_property
     def across(self) -> list[tuple[int, int]]:

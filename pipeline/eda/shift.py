@@ -1,12 +1,11 @@
 """Is the test set like the training set? Adversarial validation, against what chance and memory alone would give.
 
-In: facts of training and test images, groups of the training rows. Out: an AUC with a 95 % interval, and the AUC that
+In: facts of training and test images, units of the training rows. Out: an AUC with a 95 % interval, and the AUC that
 two halves of the TRAINING set reach by the same procedure. The second figure is what makes the first one readable: a
 classifier that tells images apart recognises persons, and where test persons are others than training persons an AUC
 above 0.5 says nothing about a shift (Rabanser, Günnemann & Lipton 2019, "Failing Loudly", for the test itself).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,8 +40,8 @@ def features(facts: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return matrix.astype(np.float32), names
 
 
-def measure_shift(train: np.ndarray, test: np.ndarray, groups: Sequence[str], seed: int) -> dict[str, Any]:
-    """train, test: facts. groups: of the training rows, "" for a row by itself."""
+def measure_shift(train: np.ndarray, test: np.ndarray, of_row: np.ndarray, seed: int) -> dict[str, Any]:
+    """train, test: facts. of_row: (N,) int, units of the training rows (`grouping.units`)."""
     from scipy.stats import t
     from sklearn.metrics import roc_auc_score
 
@@ -51,7 +50,7 @@ def measure_shift(train: np.ndarray, test: np.ndarray, groups: Sequence[str], se
         why = "there is no test set" if not len(test) else f"fewer than {MIN_ROWS} images on a side"
         return nothing | {"verdict": "not measured", "why_not": why}
     rng = np.random.default_rng(seed)
-    units = np.array([group or f"row {i}" for i, group in enumerate(groups)])
+    units = np.array([f"{unit:09}" for unit in of_row.tolist()])
     others = rng.permutation(len(test))[: max(MAX_ROWS - len(train), MAX_ROWS // 2)]
     kept = _whole_groups(units, MAX_ROWS - len(others), rng)
     matrix, names = features(np.concatenate([train[kept], test[others]]))

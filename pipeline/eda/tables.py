@@ -17,7 +17,7 @@ def describe_tables(competition: Competition) -> dict[str, Any]:
     smallest = min((n for n in n_of_class if n), default=0)
     means = competition.class_means or ("",) * len(competition.classes)
     described = zip(competition.classes, means, n_of_class, strict=True)
-    sizes = Counter(Counter(row["group"] for row in rows).values()) if competition.has_groups else Counter()
+    sizes = Counter(Counter(row["group"] for row in rows if row.get("group")).values())
     return {
         "name": competition.name,
         "metric": competition.metric,
@@ -64,7 +64,8 @@ def conflicts(competition: Competition) -> list[dict[str, Any]]:
         return []
     members: dict[str, list[dict[str, str]]] = {}
     for row in competition.train_rows:
-        members.setdefault(row["group"], []).append(row)
+        if row["group"]:
+            members.setdefault(row["group"], []).append(row)
     several = {group: rows for group, rows in members.items() if len(rows) > 1}
     found = []
     for key in ["label", *(PART + name for name in competition.parts)]:

@@ -2,7 +2,7 @@
 
 Cross-fitting: what is fitted (weights, a bias) is fitted on the rows of the other folds and applied to the rows of one,
 so that every row is answered by something that did not see it; then all rows are scored at once, as ever. Intervals are
-those of `compare`: paired, by whole groups. Where several candidates stand against equal weights at once, each needs a
+those of `compare`: paired, by whole units. Where several candidates stand against equal weights at once, each needs a
 wider interval (Bonferroni), since the luckiest of several is what would be chosen.
 """
 
@@ -55,7 +55,7 @@ def choose(
 ) -> Blend:  # fmt: skip
     """blend, bias: as in `submit`'s settings. folds: (N,) of the rows. tell: told what is done next."""
     several = len(rows.members) > 1
-    parts = parts_of(folds, rows.groups)
+    parts = parts_of(folds, rows.units)
     wanted = [name for name in FITS if name != "equal" and several and blend in ("auto", name)]
     reference = _candidate(rows, parts, "equal", "equal", False, seed)
     candidates, reasons, chosen = [reference], [], reference
@@ -92,11 +92,11 @@ def choose(
     return Blend(chosen, candidates, singles, "; ".join(reasons) or "one run, as it is")
 
 
-def parts_of(folds: np.ndarray, groups: np.ndarray) -> list[np.ndarray]:
-    """Booleans (N,) of each fold's rows; where there is only one fold, whole groups are shared out by chance."""
+def parts_of(folds: np.ndarray, units: np.ndarray) -> list[np.ndarray]:
+    """Booleans (N,) of each fold's rows; where there is only one fold, whole units are shared out by chance."""
     numbers = np.unique(folds)
     if len(numbers) < 2:
-        _, unit = np.unique(groups if groups.any() else np.arange(len(groups)), return_inverse=True)
+        _, unit = np.unique(units, return_inverse=True)
         n = unit.max() + 1
         folds = (np.random.default_rng(0).permutation(n) % PARTS)[unit]
         numbers = np.unique(folds)
@@ -126,8 +126,7 @@ def _scored(
     """crossed: the cross-fitted outputs; None where nothing was fitted."""
     seen = apply_bias(rows.outputs(weights), shift if shift is not None else np.empty(0), rows.kind)
     outputs = seen if crossed is None else crossed
-    groups = rows.groups if rows.groups.any() else None
-    interval = bootstrap_interval(rows.metric, rows.targets, outputs, groups, rows.kind)
+    interval = bootstrap_interval(rows.metric, rows.targets, outputs, rows.units, rows.kind)
     return Candidate(
         name=name,
         weights=tuple(weights.tolist()),
@@ -156,4 +155,5 @@ def compared(a: np.ndarray, b: np.ndarray, rows: Rows, folds: np.ndarray, level:
     """`compare` of two outputs (N, C) for the same rows."""
     ids = np.arange(len(folds)).astype(str)
     one, other = (oof_table(ids, folds, rows.targets, outputs) for outputs in (a, b))
-    return compare(one, other, dict(zip(ids, rows.groups, strict=True)), rows.metric, rows.kind, level=level)
+    group_of = {image_id: f"unit {unit:09}" for image_id, unit in zip(ids, rows.units.tolist(), strict=True)}
+    return compare(one, other, group_of, rows.metric, rows.kind, level=level)

@@ -20,11 +20,11 @@ MANY = 20  # runs, from which on a bag draws half of them, as in the paper
 
 @dataclass(frozen=True)
 class Rows:
-    """Out-of-fold rows: what they are, and what each run says of them. groups: what is resampled as one."""
+    """Out-of-fold rows: what they are, and what each run says of them."""
 
     members: list[np.ndarray]  # (N, C) each, as `combine.spread` gave them
     targets: np.ndarray
-    groups: np.ndarray  # (N,) str
+    units: np.ndarray  # (N,) int, of `grouping.units`: what is resampled as one
     metric: str | Metric
     kind: str
     average: Average
@@ -32,7 +32,7 @@ class Rows:
     def of(self, rows: np.ndarray) -> "Rows":
         """Some of them; rows: booleans or indices."""
         members = [member[rows] for member in self.members]
-        return replace(self, members=members, targets=self.targets[rows], groups=self.groups[rows])
+        return replace(self, members=members, targets=self.targets[rows], units=self.units[rows])
 
     def outputs(self, weights: Sequence[float] | np.ndarray) -> np.ndarray:
         """(N, C) of the blend."""
@@ -51,14 +51,14 @@ def greedy(rows: Rows, seed: int = 0) -> np.ndarray:
     """Selection with replacement by the competition's own metric, bagged: Caruana et al. 2004, ICML, sections 2.1-2.3.
 
     Each bag adds, one by one, the run that makes the mean best, begins with the best one, and keeps the selection at
-    its best. A bag sees a resample of the groups; of `MANY` runs or more it may choose among a random half. (The paper
+    its best. A bag sees a resample of the units; of `MANY` runs or more it may choose among a random half. (The paper
     bags runs alone, of which it has thousands; half of five would hide the best from every other bag.)
     """
     metric, n = parse_metric(rows.metric, rows.kind), len(rows.members)
     sign = 1 if metric.greater_is_better else -1
     rng = np.random.default_rng(seed)
     total = np.zeros(n)
-    for times in resamples(len(rows.targets), rows.groups if rows.groups.any() else None, BAGS, seed):
+    for times in resamples(rows.units, BAGS, seed):
         allowed = np.sort(rng.permutation(n)[: (n + 1) // 2]) if n >= MANY else np.arange(n)
         counts, best, best_counts = np.zeros(n), -np.inf, np.zeros(n)
         mean = np.zeros_like(rows.members[0])

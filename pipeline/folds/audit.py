@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.competition.contract import Competition
-from pipeline.competition.grouping import Sets, merged_groups
+from pipeline.competition.grouping import Sets, merged_groups, units
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.folds.split import ALWAYS_TRAINED, fold_columns, splits
 
@@ -56,7 +56,8 @@ def audit_folds(
     members: dict[str, list[str]] = {}
     if competition.has_groups:
         for row in competition.train_rows:
-            members.setdefault(row["group"], []).append(row["image_id"])
+            if row["group"]:
+                members.setdefault(row["group"], []).append(row["image_id"])
     for column in fold_columns(table):
         fold_of = dict(zip(table["image_id"], table[column], strict=True))
         wrong += _split_sets(members.items(), fold_of, "group", "each group on one side", column)
@@ -111,7 +112,7 @@ def _figures(table: pd.DataFrame, competition: Competition, duplicates: Sets) ->
     group_of = merged_groups(competition, duplicates)
     label_of = {row["image_id"]: row["label"] for row in competition.train_rows}
     labels = np.array([label_of[i] for i in table["image_id"]])
-    groups = np.array([group_of[i] for i in table["image_id"]])
+    of_row = units(table["image_id"], group_of)
     classes = list(competition.classes)
     codes = np.searchsorted(np.sort(classes), labels)
     codes = np.argsort(classes)[codes]
@@ -129,17 +130,16 @@ def _figures(table: pd.DataFrame, competition: Competition, duplicates: Sets) ->
         absent += [f"class {classes[c]} in {name}" for c in np.flatnonzero((counts == 0) & (overall > 0))]
         lost = (np.bincount(codes[~held], minlength=len(classes)) == 0) & (counts > 0)
         absent += [f"class {classes[c]} in all that {name} trains on" for c in np.flatnonzero(lost)]
-        n_units = len(set(groups[held]) - {""}) + int((groups[held] == "").sum())
         by_class = dict(zip(classes, counts.tolist(), strict=True))
-        folds.append({"repeat": split.repeat, "fold": split.fold, "rows": int(held.sum()), "groups": n_units,
-                      "classes": by_class})  # fmt: skip
-    sizes = Counter(Counter(group for group in groups.tolist() if group).values())
+        folds.append({"repeat": split.repeat, "fold": split.fold, "rows": int(held.sum()),
+                      "groups": len(np.unique(of_row[held])), "classes": by_class})  # fmt: skip
+    sizes = Counter(Counter(group for group in group_of.values() if group).values())
     return Audit(
         n_rows=len(table),
         n_validated=int((table["fold"] != ALWAYS_TRAINED).sum()),
         n_models=len(models),
         n_repeats=max(split.repeat for split in models) + 1,
-        n_groups=len({row["group"] for row in competition.train_rows}) if competition.has_groups else 0,
+        n_groups=len({row.get("group") or "" for row in competition.train_rows} - {""}),
         n_duplicate_sets=len(duplicates),
         n_merged=sum(n for size, n in sizes.items() if size > 1),
         group_sizes={str(size): sizes[size] for size in sorted(sizes)},
@@ -161,7 +161,9 @@ def audit_lines(audit: Audit, classes: Sequence[str]) -> list[str]:
         once += f" in each of {audit.n_repeats} repeats"
     lines = [f"{audit.n_rows:,} rows, {once}"]
     if audit.n_groups:
-        lines.append(f"0 of {audit.n_groups:,} groups on both sides")
+        alone = audit.n_rows - sum(int(size) * n for size, n in audit.group_sizes.items())
+        told = f"; {alone:,} rows have no group and stand by themselves" if alone else ""
+        lines.append(f"0 of {audit.n_groups:,} groups on both sides{told}")
     copies = f"0 of {audit.n_duplicate_sets:,} sets of duplicates on both sides"
     lines.append(copies if audit.n_duplicate_sets else "no sets of duplicates to keep together")
     lines.append(f"class shares off by {audit.deviation:.2%} at most ({audit.deviation_at})")

@@ -3,20 +3,22 @@
 In: the competition's training rows, sets of duplicate images and the `folds` settings. Out: the folds table
 (`image_id, fold, label, group`, each training row once, sorted by id; with repeats `fold_1`, `fold_2`, ... besides) and
 its hash. The split is a function of the set of rows, not of their order, so an equal table that was downloaded again
-gives the same folds. `group` is what was kept whole: the declared group, joined with others where duplicates tie them.
+gives the same folds. `group` is what was kept whole: the declared group, joined with others where duplicates tie them,
+or the set of duplicates. It is empty for a row by itself.
 """
 
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pipeline.atomic import atomic
 from pipeline.competition.contract import WHERE, Competition, labels_of, stratified_by
-from pipeline.competition.grouping import Sets, merged_groups
+from pipeline.competition.grouping import Sets, merged_groups, units
 from pipeline.config.data import Folds
 from pipeline.config.mistakes import Mistake, Mistakes, nearest
 from pipeline.folds.balance import share_out
@@ -67,19 +69,20 @@ def check_folds(competition: Competition, settings: Folds, duplicates: Sets = ()
                 told = f"found {name!r}{nearest(name, valid)}"
                 mistakes.append(Mistake("folds.stratify", told, f"valid: off, or some of {', '.join(valid)}", "folds"))
     group_of = merged_groups(competition, duplicates)
-    units: dict[str, set[str]] = {}
-    for row in competition.train_rows:
+    of_row = units((row["image_id"] for row in competition.train_rows), group_of)
+    units_of: dict[str, set[int]] = {}
+    for row, unit in zip(competition.train_rows, of_row.tolist(), strict=True):
         for label in labels_of(row):
             if label in competition.classes:  # else a mistake of its own
-                units.setdefault(label, set()).add(group_of[row["image_id"]] or row["image_id"])
+                units_of.setdefault(label, set()).add(unit)
     where, needed = ("folds.holdout", 2) if settings.holdout != "off" else ("folds.k", settings.k)
     if settings.stratify == "off":
-        n = len(set().union(*units.values())) if units else 0
+        n = len(set().union(*units_of.values()))
         if n < needed:
             told, valid = f"needs {needed} groups or rows, and there are {n}", f"valid: 2 to {n}"
             mistakes.append(Mistake(where, told, valid, "folds"))
         return mistakes
-    small = {label: len(members) for label, members in units.items() if len(members) < needed}
+    small = {label: len(members) for label, members in units_of.items() if len(members) < needed}
     if small:
         what = "groups" if competition.has_groups else "rows"
         named = ", ".join(f"{label!r} ({n})" for label, n in sorted(small.items(), key=lambda item: item[1])[:10])
@@ -98,20 +101,20 @@ def make_folds(competition: Competition, settings: Folds, duplicates: Sets = ())
     rows = sorted(competition.train_rows, key=lambda row: row["image_id"])
     group_of = merged_groups(competition, duplicates)
     groups = [group_of[row["image_id"]] for row in rows]
-    units, unit_of = np.unique([group or f"\0{row['image_id']}" for group, row in zip(groups, rows, strict=True)],
-                               return_inverse=True)  # fmt: skip
+    unit_of = units([row["image_id"] for row in rows], group_of)
     indicators = _indicators(rows, settings)
-    vectors = np.zeros((len(units), indicators.shape[1]))
+    n_units = int(unit_of.max()) + 1
+    vectors = np.zeros((n_units, indicators.shape[1]))
     np.add.at(vectors, unit_of, indicators)
     held_out = settings.holdout if settings.holdout != "off" else 0.0
     shares = np.array([held_out, 1 - held_out]) if held_out else np.full(settings.k, 1 / settings.k)
-    table = {"image_id": [row["image_id"] for row in rows]}
+    table: dict[str, Any] = {"image_id": [row["image_id"] for row in rows]}
     for repeat in range(settings.repeats):
         fold = share_out(vectors, shares, np.random.default_rng([settings.seed, repeat]))[unit_of]
         table[f"fold_{repeat}" if repeat else "fold"] = np.where(fold == 1, ALWAYS_TRAINED, fold) if held_out else fold
     if held_out and len(set(table["fold"])) < 2:
         lost = "validate" if held_out < 0.5 else "train on"
-        found = f"found {held_out:g}, and of {len(units):,} groups or rows none is left to {lost}"
+        found = f"found {held_out:g}, and of {n_units:,} groups or rows none is left to {lost}"
         raise Mistakes([Mistake("folds.holdout", found, "valid: a share that leaves some on either side", "folds")])
     frame = pd.DataFrame(table | {"label": [row["label"] for row in rows], "group": groups})
     return frame[[*COLUMNS, *fold_columns(frame)[1:]]]

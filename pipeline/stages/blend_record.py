@@ -136,10 +136,9 @@ def looked_at(
     answers = codec.decided(now)
     of_training = shares(rows.targets.astype(int), n_classes)
     of_oof, of_test = shares(codec.answered(chosen.outputs), n_classes), shares(answers, n_classes)
-    n_groups = len(np.unique(rows.groups)) if rows.groups.any() else len(rows.targets)
-    per_group = len(rows.targets) / n_groups
+    n_units = len(np.unique(rows.units))
     labels = competition.class_means or competition.classes
-    unlike = unlike_training(labels, of_oof, of_test, n_groups, len(answers) / per_group)
+    unlike = unlike_training(labels, of_oof, of_test, n_units, len(answers) * n_units / len(rows.targets))
     if unlike:
         warnings.append(f"answered more or less often than out of fold: {told(unlike)}")
     if before is not None and isinstance(changed, int):

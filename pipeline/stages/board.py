@@ -12,7 +12,7 @@ from pipeline.config.metric import parse_metric
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import ROOT, RUNS
 from pipeline.stages.members import file_of
-from pipeline.stages.record import connect
+from pipeline.stages.record import UNKNOWN, by_units, connect, scores_of
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def lines_of(tracker: Tracker, settings: Experiment) -> list[Line]:
     from pipeline.tracking.browse import runs
 
     metric = settings.competition.metric
-    found = [run for run in runs(tracker, ("submission",)) if run.status == "FINISHED"]
+    found = by_units([run for run in runs(tracker, ("submission",)) if run.status == "FINISHED"], settings)
     of_file: dict[tuple[str, str], float] = {}  # what one submission scored, another of the same bytes would
     for run in found:
         for name in ("public", "private", "test"):
@@ -161,6 +161,8 @@ def board(work: Work) -> int:
         say(
             "board", "note: not all were validated on the same folds, so their cross-validated scores compare less well"
         )
+    if any(f"oof_{metric.name}_low" not in line.run.metrics for line in lines):
+        say("board", f"{UNKNOWN}: an interval of an older version, for which all rows without a group were one group")
     told = f"select {lines[best].run.id[:8]}, the best by cross-validation"
     if other is not None:
         told += (f", and {lines[other].run.id[:8]}, the most different among the good ({100 * (1 - same):.1f} % of the "
@@ -216,7 +218,7 @@ def _show(
             line.run.id[:8], f"{line.run.started:%Y-%m-%d %H:%M}",
             f"{line.run.tags.get('experiment_file', '')}, {f'{len(runs)} runs, ' if len(runs) > 1 else ''}"
             f"{line.run.tags.get('blend', '')}".removesuffix(", "),
-            text(line.cv), f"{line.low:.4f} to {line.high:.4f}", text(line.public), text(line.private),
+            text(line.cv), scores_of(line.run, metric)[1], text(line.public), text(line.private),
             *([text(line.test)] if with_test else []), ", ".join(notes),
         )  # fmt: skip
     console = Console(markup=False, highlight=False)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.competition.contract import Competition, Row, labels_of
+from pipeline.competition.grouping import merged_groups, units
 from pipeline.config.mistakes import Stopped
 from pipeline.config.settings import Experiment
 from pipeline.stages.training import train, training_data
@@ -121,14 +122,16 @@ def changed(settings: Experiment, sections: dict) -> Experiment:
 
 def few(competition: Competition, n_train: int, n_test: int) -> Competition:
     """About so many rows, whole groups, every class in turn: the rarest class has as good a place as any."""
-    units: dict[str, list[list[Row]]] = {}
-    members: dict[str, list[Row]] = {}
-    for row in sorted(competition.train_rows, key=lambda row: row["image_id"]):
-        members.setdefault(row.get("group") or row["image_id"], []).append(row)
+    by_class: dict[str, list[list[Row]]] = {}
+    members: dict[int, list[Row]] = {}
+    in_order = sorted(competition.train_rows, key=lambda row: row["image_id"])
+    of_row = units((row["image_id"] for row in in_order), merged_groups(competition))
+    for row, unit in zip(in_order, of_row.tolist(), strict=True):
+        members.setdefault(unit, []).append(row)
     for rows in members.values():
-        units.setdefault((labels_of(rows[0]) or ("",))[0], []).append(rows)
+        by_class.setdefault((labels_of(rows[0]) or ("",))[0], []).append(rows)
     chosen: list[Row] = []
-    queues = [iter(of_class) for _, of_class in sorted(units.items())]
+    queues = [iter(of_class) for _, of_class in sorted(by_class.items())]
     while queues and len(chosen) < n_train:
         queues = [queue for queue in queues if _take(queue, chosen, n_train)]
     return replace(competition, train_rows=chosen, test_rows=competition.test_rows[:n_test], is_excerpt=True)

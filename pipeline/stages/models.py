@@ -5,19 +5,21 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.config.metric import parse_metric
 from pipeline.config.mistakes import Mistake, Mistakes, shown
-from pipeline.stages.record import connect
+from pipeline.stages.record import connect, interval_again
 from pipeline.work import Work, say
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from pipeline.config.settings import Experiment
+    from pipeline.metrics import Interval
     from pipeline.receipts import Receipt
     from pipeline.tracking.registry import Version
 
@@ -44,10 +46,10 @@ def log_model(
         metric = parse_metric(competition.metric, competition.target)
         interval = (figures["score"], figures["low"], figures["high"])
         score = registry.Score(metric.name, *interval, metric.greater_is_better, run_id, folds)
-        before, pairs = _paired_with_champion(work, oof)
+        before, pairs, again = _paired_with_champion(work, oof)
         made_of = [receipts.sha256(path) for path in checkpoints]
         against = before.run_id if before else ""
-        number = tracker.ensemble(run_id, competition.name, place, score, made_of, against, pairs)
+        number = tracker.ensemble(run_id, competition.name, place, score, made_of, against, pairs, again)
         if not number:
             return ""  # kept: the tracker has said so
         [why] = [v.why for v in registry.versions(tracker.client, competition.name) if v.number == number]
@@ -60,9 +62,9 @@ def log_model(
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _paired_with_champion(work: Work, oof: pd.DataFrame) -> tuple[Version | None, float | None]:
-    """(champion, lower end of the gain's interval, row by row), as far as MLflow can be asked. The second is None where
-    the champion was validated otherwise: the scores' own intervals judge then."""
+def _paired_with_champion(work: Work, oof: pd.DataFrame) -> tuple[Version | None, float | None, Interval | None]:
+    """(champion, lower end of the gain's interval, row by row, the champion's own interval made again), as far as
+    MLflow can be asked. None: the champion was validated otherwise; its own interval is by units anyway."""
     import pandas as pd
 
     from pipeline.compare import compare
@@ -77,11 +79,13 @@ def _paired_with_champion(work: Work, oof: pd.DataFrame) -> tuple[Version | None
         try:
             before = None if tracker.failure else registry.champion(tracker.client, competition.name)
             if before is None:
-                return None, None
+                return None, None, None
             old = pd.read_parquet(fetch(before.run_id, "oof.parquet", Path(scratch)))
-            return before, compare(old, oof, groups, competition.rule, competition.target).low
+            return before, compare(old, oof, groups, competition.rule, competition.target).low, None
         except Exception:  # MLflow is gone, or the champion's run, or it is on other folds or of another target
-            return before, None
+            if before is None or before.score is None or before.score.by_units:
+                return before, None, None
+            return before, None, interval_again(before.run_id, work.settings, before.score.value)
 
 
 def promote(work: Work, wanted: str) -> int:
@@ -112,9 +116,14 @@ def _register_again(work: Work, trained: Receipt, run_id: str) -> str:
     """From what the training left: its model was deleted in MLflow, or could not be registered then."""
     import pandas as pd
 
+    from pipeline.crossval import oof_interval
+    from pipeline.folds.split import read_folds
+
     checkpoints = [work.resolve(trained, name) for name in trained.artifacts if name.endswith(".safetensors")]
     oof = pd.read_parquet(work.resolve(trained, "oof.parquet"))
-    return log_model(work, run_id, trained.inputs["folds"], checkpoints, oof, trained.figures)
+    folds = read_folds(work.folder / "folds.csv")
+    interval = oof_interval(oof, folds, work.competition.metric, work.competition.target)
+    return log_model(work, run_id, trained.inputs["folds"], checkpoints, oof, trained.figures | asdict(interval))
 
 
 def serve(settings: Experiment, wanted: str, port: int) -> int:
@@ -144,7 +153,9 @@ def _version_of(known: list[Version], wanted: str) -> Version:
 
 def _told(version: Version) -> str:
     score = version.score
-    return f", {score.metric} {score.value:.4f} ({score.low:.4f} to {score.high:.4f})" if score else ""
+    if not score:
+        return ""
+    return f", {score.metric} {score.value:.4f}" + (f" ({score.low:.4f} to {score.high:.4f})" if score.by_units else "")
 
 
 def export(work: Work) -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.competition.sources import open_competition
+from pipeline.config.metric import RESAMPLED
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped
 from pipeline.stages.describe import run_link
 from pipeline.work import say
@@ -17,10 +18,12 @@ from pipeline.work import say
 if TYPE_CHECKING:
     from pipeline.compare import Comparison
     from pipeline.config.settings import Experiment
+    from pipeline.metrics import Interval
     from pipeline.tracking.browse import Run
     from pipeline.tracking.runs import Tracker
 
 LISTED = ("cv", "submission")
+UNKNOWN = "not comparable"  # in place of an interval
 
 
 def connect(settings: Experiment) -> Tracker:
@@ -45,6 +48,7 @@ def list_runs(settings: Experiment, wanted: list[str]) -> int:
     found = runs(tracker, LISTED)
     if wanted:
         found = [find(found, name) for name in wanted]
+    found = by_units(found, settings)
     if not found:
         say("runs", f"none yet in {settings.competition.name}: make train makes the first")
         return 0
@@ -69,8 +73,41 @@ def scores_of(run: Run, metric: str) -> tuple[str, str]:
     if name not in run.metrics:
         return "", ""
     low, high = run.metrics.get(f"{name}_low"), run.metrics.get(f"{name}_high")
-    interval = f"{low:.4f} to {high:.4f}" if low is not None and high is not None else ""
+    interval = f"{low:.4f} to {high:.4f}" if low is not None and high is not None else UNKNOWN
     return f"{run.metrics[name]:.4f}", interval
+
+
+def by_units(found: Sequence[Run], settings: Experiment) -> list[Run]:
+    """The runs with intervals by units: those of an older version computed again, or left out where that cannot be."""
+    name = f"oof_{settings.competition.metric}"
+    runs = list(found)
+    for i, run in enumerate(runs):
+        if run.tags.get("resampled") != RESAMPLED and f"{name}_low" in run.metrics:
+            metrics = {key: value for key, value in run.metrics.items() if key not in (f"{name}_low", f"{name}_high")}
+            behind = run.tags.get("cv_runs", run.id).split()  # no table holds the rows of a blend
+            interval = interval_again(behind[0], settings, metrics[name]) if len(behind) == 1 else None
+            runs[i] = replace(run, metrics=metrics | (
+                {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {}))  # fmt: skip
+    return runs
+
+
+def interval_again(run_id: str, settings: Experiment, value: float) -> Interval | None:
+    """By units, from the run's stored out-of-fold table; None where it is not to be had, or its score is another."""
+    import pandas as pd
+
+    from pipeline.crossval import arrays_of, oof_interval
+    from pipeline.metrics import score
+    from pipeline.tracking.runs import fetch
+
+    rule = settings.competition.metric, settings.competition.target
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            oof = pd.read_parquet(fetch(run_id, "oof.parquet", Path(scratch)))
+            folds = pd.read_csv(fetch(run_id, "folds.csv", Path(scratch)), dtype=str, keep_default_na=False)
+            same = abs(score(rule[0], *arrays_of(oof), rule[1]) - value) < 1e-9
+            return oof_interval(oof, folds, *rule) if same else None
+        except Exception:  # MLflow raises many kinds; the table may be of another target
+            return None
 
 
 def find(found: list[Run], name: str) -> Run:
@@ -136,7 +173,7 @@ def _compare(tracker: Tracker, settings: Experiment, a: Run, b: Run) -> None:
             raise Mistakes([Mistake("RUNS", str(error), "valid: runs on the same rows and folds", "runs")]) from None
         names = [f"{run.id[:8]} ({run.name})" for run in (a, b)]
         lines = verdict(result, a.id[:8], b.id[:8], competition.metric)
-        counted = f" in {result.n_groups:,} groups" if result.n_groups < result.n_rows else ""
+        counted = f" in {result.n_units:,} groups and single rows" if result.n_units < result.n_rows else ""
         say("compare", f"{names[0]}  with  {names[1]}, {result.n_rows:,} rows{counted}")
         for line in lines:
             say("compare", line)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import receipts
 from pipeline.atomic import atomic
 from pipeline.competition.paths import root_of
+from pipeline.config.metric import RESAMPLED
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import fingerprint
 from pipeline.receipts import Receipt
@@ -59,6 +60,7 @@ def submit(work: Work) -> Receipt:
         **work.settings.flat("submit"),
         "metric": work.competition.rule.described,
         "answer": work.competition.form.described if work.competition.form else "label",
+        "resampled": RESAMPLED,
         "test images": work.image_hashes[1],
         "sample submission": receipts.sha256(work.competition.sample_csv)[:16]
         if work.competition.sample_csv
@@ -89,8 +91,7 @@ def refuse_without_test(work: Work) -> None:
 
 def blend_of(work: Work, members: Sequence[Member]) -> Blended:
     """Chooses weights and bias on out-of-fold rows alone."""
-    import numpy as np
-
+    from pipeline.competition.grouping import units
     from pipeline.crossval import arrays_of
     from pipeline.ensemble.blends import choose, compared
     from pipeline.ensemble.recipe import Recipe
@@ -100,9 +101,9 @@ def blend_of(work: Work, members: Sequence[Member]) -> Blended:
     settings, competition = work.settings.submit, work.competition
     oof = members[0].oof
     group_of = dict(zip(members[0].folds["image_id"], members[0].folds["group"], strict=True))
-    groups = np.array([group_of[image_id] for image_id in oof["image_id"]])
     each = oof_outputs(work, members, settings)
-    rows = Rows(each, arrays_of(oof)[0], groups, competition.rule, competition.target, settings.average)
+    of_row = units(oof["image_id"], group_of)
+    rows = Rows(each, arrays_of(oof)[0], of_row, competition.rule, competition.target, settings.average)
     views = None
     if settings.views:
         plain = oof_outputs(work, members, settings.model_copy(update={"views": ()}))
@@ -143,6 +144,7 @@ def _write(
     settings = work.settings.submit
     identity = {"cv_run": members[0].run_id, "cv_runs": " ".join(member.run_id for member in members),
                 "submission_sha256": record["sha256"], "folds": record["folds"] or "none",
+                "resampled": RESAMPLED,
                 "blend": ", ".join([chosen.name, settings.average, *settings.views])}  # fmt: skip
     n_models = sum(len(member.checkpoints) for member in members)
     told = f"{record['n_rows']:,} rows, each the {_mean(work)} of {n_models} models{_of_runs(members)}"

@@ -15,6 +15,7 @@ from pipeline.atomic import atomic
 from pipeline.competition.contract import VALUE, labels_of
 from pipeline.competition.kinds import target_of
 from pipeline.competition.labels import check_label_bounds, training_labels
+from pipeline.config.metric import RESAMPLED
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import RUNS, fingerprint
 from pipeline.config.training import notes
@@ -95,7 +96,8 @@ def validate(
     told = f"{settings.model.name} on {len(data.targets):,} images, {models} of {epochs} epochs, on {device} ..."
     say("train", told)
     title = f"cv · {settings.model.name} · {settings.train.loss.name}{what}"
-    tags = {**identity, "folds_run": fold_receipt.run_id, **machine(device), **(tags or {})}
+    made_by = {"folds_run": fold_receipt.run_id, "resampled": RESAMPLED}
+    tags = {**identity, **made_by, **machine(device), **(tags or {})}
     if (now := current_name(settings.model.name)) != settings.model.name:
         say("train", f"note: timm calls {settings.model.name} {now} today; it is prepared as that says")
     for note in notes(settings.train, settings.augment):

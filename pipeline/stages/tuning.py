@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.atomic import atomic
-from pipeline.config.metric import parse_metric
+from pipeline.config.metric import RESAMPLED, parse_metric
 from pipeline.config.mistakes import shown
 from pipeline.config.settings import ROOT, fingerprint
 from pipeline.config.tuning import JOURNAL, SEARCHED
@@ -182,7 +182,7 @@ def _confirm(at: Search, pool: Pool) -> Outcome:
 def _figures(study: Study, outcome: Outcome, tuned: dict[str, str]) -> dict[str, Any]:
     states = [trial.state for trial in study.trials]
     figures: dict[str, Any] = {f"n_{state}": states.count(state) for state in ("finished", "pruned", "failed")}
-    figures |= {"tuned": tuned, "verdict": list(outcome.verdict), "study": study.about.name}
+    figures |= {"resampled": RESAMPLED, "tuned": tuned, "verdict": list(outcome.verdict), "study": study.about.name}
     if study.best and study.best.value is not None:
         figures["best_in_study"] = study.best.value
     if study.baseline and study.baseline.value is not None:
@@ -235,6 +235,8 @@ def _tell_end(outcome: Outcome, folder: Path, tuned: Mapping[str, str], written:
 def _tell_again(done: Receipt, is_timed: bool) -> None:
     if is_timed:
         say("tune", "the hours are over; another HOURS, or TRIALS, goes on with the study")
+    if done.figures.get("resampled") != RESAMPLED:
+        say("tune", "an older version judged this, for which all rows without a group were one; FORCE=1 judges again")
     for line in done.figures["verdict"]:
         say("tune", line)
     if done.figures["tuned"]:

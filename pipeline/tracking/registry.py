@@ -8,13 +8,15 @@ functions raise what MLflow raises; the caller decides what that stops.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+
+from pipeline.config.metric import RESAMPLED
 
 ALIAS = "champion"
 OUR_ID = "podium.id"  # tag by which what was made is found again
@@ -31,6 +33,7 @@ class Score:
     greater_is_better: bool
     cv_run: str
     folds: str
+    by_units: bool = True  # the interval; one of an older version took all rows without a group as one
 
     def tags(self) -> dict[str, str]:
         return {
@@ -41,13 +44,16 @@ class Score:
             "direction": "greater" if self.greater_is_better else "less",
             "cv_run": self.cv_run,
             "folds": self.folds,
+            "resampled": RESAMPLED if self.by_units else "",
         }
 
     @classmethod
     def of(cls, tags: dict[str, str]) -> "Score":
         """Raises KeyError or ValueError for a version that somebody else registered."""
         value, low, high = (float(tags[name]) for name in ("oof_score", "oof_low", "oof_high"))
-        return cls(tags["metric"], value, low, high, tags["direction"] == "greater", tags["cv_run"], tags["folds"])
+        by_units = tags.get("resampled") == RESAMPLED
+        greater = tags["direction"] == "greater"
+        return cls(tags["metric"], value, low, high, greater, tags["cv_run"], tags["folds"], by_units)
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,11 @@ def log_ensemble(client: MlflowClient, experiment_id: str, call: Mapping[str, An
         return before.number
     else:
         # judged in pairs with the champion of that time: where another has taken its place, the intervals judge
-        pairs = call["pairs"] if before.run_id == call["against"] else None
-        better, why = beats(score, before.score, pairs)
+        same = before.run_id == call["against"]
+        old = before.score
+        if old and same and call.get("interval"):
+            old = replace(old, **call["interval"], by_units=True)
+        better, why = beats(score, old, call["pairs"] if same else None)
     client.update_model_version(name, version.version, f"{'Champion' if better else 'Not the champion'}: {why}.")
     if better:  # last, since the description of a champion is not looked at again
         set_champion(client, name, version.version)
@@ -179,6 +188,8 @@ def beats(new: Score, old: Score | None, paired_low: float | None = None) -> tup
     if paired_low is not None:
         how = f"the gain is {gain:+.4f}, and {paired_low:+.4f} at the lower end of its 95 % interval, paired row by row"
         return paired_low > 0, f"{told}: {how}"
+    if not old.by_units:
+        return False, f"{told}: the champion's interval is of an older version; make promote moves the alias"
     facing = (new.value - new.low, old.high - old.value) if sign > 0 else (new.high - new.value, old.value - old.low)
     margin = math.hypot(*facing)
     better = gain > margin

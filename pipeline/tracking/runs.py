@@ -208,17 +208,19 @@ class Tracker:
 
     def ensemble(
         self, run_id: str, name: str, folder: Path, score: Score, made_of: Sequence[str], against: str = "",
-        pairs: float | None = None,
+        pairs: float | None = None, interval: Any = None,
     ) -> str:  # fmt: skip
         """A package for the registered model `name`; the number of its version, empty while it is kept.
 
         made_of: hashes of the checkpoints; the same ones again are no second version. against: the run of the champion
         that it was compared with in pairs, and `pairs` the lower end of the gain's interval (`registry.beats`).
+        interval: the champion's own by units (`metrics.Interval`), where an older version made it.
         """
         ours = hashlib.sha256(json.dumps([run_id, name, *made_of]).encode()).hexdigest()[:32]
         return self._call({"call": "ensemble", "id": ours, "run": run_id, "name": name, "score": asdict(score),
                            "metrics": _legal({f"oof_{score.metric}": score.value}, float), "time": now_ms(),
-                           "file": str(folder.absolute()), "against": against, "pairs": pairs})  # fmt: skip
+                           "file": str(folder.absolute()), "against": against, "pairs": pairs,
+                           "interval": asdict(interval) if interval else {}})  # fmt: skip
 
     @property
     def client(self) -> mlflow.MlflowClient:

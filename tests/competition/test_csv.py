@@ -5,6 +5,7 @@ import os
 import pytest
 
 from pipeline.competition.csv import read
+from pipeline.competition.grouping import merged_groups
 from pipeline.competition.paths import missing_images, n_unused
 
 
@@ -183,10 +184,27 @@ def test_an_extension_that_varies_and_several_folders_are_found_and_a_choice_is_
 def test_the_group_may_be_a_part_of_the_id(small_settings):
     competition = read(changed(small_settings, group_pattern="^a([0-9])"))
     assert competition.has_groups and {row["group"] for row in competition.train_rows} == {"0", "1", "2"}
+    some = read(changed(small_settings, group_pattern="^a(0|)"))  # a02, but not a12
+    assert not some.mistakes and [row["group"] for row in some.train_rows] == ["0"] * 10 + [""] * 14
     assert any(
         "train.csv:2" in line and "no group by ^b" in line for line in told(changed(small_settings, group_pattern="^b"))
     )
     assert any("competition.group_pattern" in line for line in told(changed(small_settings, group_pattern="(")))
+
+
+def test_rows_without_a_group_stand_by_themselves_and_a_note_counts_them(small_competition, small_settings, write_csv):
+    """However the cell says so: a table that went through pandas has nan, one of R has NA."""
+    cells = ["", " ", "nan", "NaN", "NA", "<NA>"]
+    rows = [(f"a{i:02d}", "bright" if i % 2 else "dark", cells[i] if i < 6 else f"g{i // 3}") for i in range(24)]
+    write_csv(small_competition / "train.csv", ["image_id", "label", "person"], rows)
+    with_group = small_settings.model_copy(update={"group_column": "person"})
+    competition = read(with_group)
+    assert competition.mistakes == [] and [row["group"] for row in competition.train_rows[:8]] == [""] * 6 + ["g2"] * 2
+    assert set(list(merged_groups(competition).values())[:6]) == {""}
+    [note] = [note.found for note in competition.notes if note.kind == "rows without a group"]
+    assert note.startswith("6 of 24 rows have no group (2 empty, 1 nan, 1 NaN, 1 NA, 1 <NA>)")
+    write_csv(small_competition / "train.csv", ["image_id", "label", "person"], [(*row[:2], "") for row in rows])
+    assert any("no row has a group" in line for line in told(with_group))
 
 
 def test_a_competition_without_a_test_set_is_read(small_settings):

@@ -32,6 +32,11 @@ def facts(n: int, people: np.ndarray, seed: int, brighter: float = 0.0) -> np.nd
     return out
 
 
+def codes(people) -> np.ndarray:
+    """Units in the order of the groups' names, as `grouping.units` gives them."""
+    return np.unique(np.array(people).astype(str), return_inverse=True)[1]
+
+
 @pytest.fixture
 def few(monkeypatch) -> None:
     """Six comparisons of training parts, as with thousands of images, for the sake of seconds."""
@@ -41,7 +46,7 @@ def few(monkeypatch) -> None:
 @pytest.mark.usefixtures("few")
 def test_other_persons_are_no_shift_though_a_classifier_knows_them():
     train, test = np.repeat(np.arange(80), 6), np.repeat(np.arange(80, 130), 6)
-    result = measure_shift(facts(480, train, 0), facts(300, test, 1), [str(p) for p in train], 0)
+    result = measure_shift(facts(480, train, 0), facts(300, test, 1), codes(train), 0)
     assert result["verdict"] == "alike"
     assert result["auc"] > 0.6  # naively read: a shift
     assert result["null_high"] > result["auc"] - 0.02
@@ -50,9 +55,9 @@ def test_other_persons_are_no_shift_though_a_classifier_knows_them():
 @pytest.mark.usefixtures("few")
 def test_a_real_shift_is_found_and_named():
     train, test = np.repeat(np.arange(80), 6), np.repeat(np.arange(80, 130), 6)
-    result = measure_shift(facts(480, train, 0), facts(300, test, 1, brighter=0.25), [str(p) for p in train], 0)
+    result = measure_shift(facts(480, train, 0), facts(300, test, 1, brighter=0.25), codes(train), 0)
     assert result["verdict"] == "shifted" and result["auc"] > 0.9 and result["low"] <= result["auc"] <= result["high"]
-    assert measure_shift(facts(480, train, 0), facts(300, test, 1)[:0], [], 0)["verdict"] == "not measured"
+    assert measure_shift(facts(480, train, 0), facts(300, test, 1)[:0], codes(train), 0)["verdict"] == "not measured"
 
 
 def competition(people, ids=None, groups=False, labels=None, **columns) -> Competition:
@@ -80,20 +85,20 @@ def test_a_forgotten_group_shows_in_a_column_or_in_the_ids_and_chance_does_not(p
     ids = [f"p{person:02d}_{i}" for i, person in enumerate(people)]
     noise, age = rng.integers(0, 60, 240), rng.integers(20, 70, 240)
     found = possible_groups(
-        competition(people, ids, patient=people, noise=noise, age=age), seen["thumb"], seen["colour"], [""] * 240, 0
+        competition(people, ids, patient=people, noise=noise, age=age), seen["thumb"], seen["colour"], np.arange(240), 0
     )
     assert [(f["what"], f["setting"]) for f in found] == [("column 'patient'", "competition.group_column: patient")]
     assert found[0]["n_groups"] == 60 and found[0]["low"] > 0.8
-    found = possible_groups(competition(people, ids), seen["thumb"], seen["colour"], [""] * 240, 0)
+    found = possible_groups(competition(people, ids), seen["thumb"], seen["colour"], np.arange(240), 0)
     assert [f["setting"] for f in found] == ["competition.group_pattern: '^([^_]+)_'"]
     numbered = [f"img_{i}" for i in range(240)]
-    assert possible_groups(competition(people, numbered), seen["thumb"], seen["colour"], [""] * 240, 0) == []
+    assert possible_groups(competition(people, numbered), seen["thumb"], seen["colour"], np.arange(240), 0) == []
 
 
 def test_what_is_declared_is_not_suggested_again(people):
     seen = facts(240, people, 0)
     declared = competition(people, groups=True, patient=people)
-    assert possible_groups(declared, seen["thumb"], seen["colour"], [str(p) for p in people], 0) == []
+    assert possible_groups(declared, seen["thumb"], seen["colour"], codes(people), 0) == []
 
 
 def test_the_likeness_is_scikit_learns_auc():

@@ -10,17 +10,15 @@ from pipeline.ensemble.blends import choose, parts_of
 from pipeline.ensemble.combine import spread
 from pipeline.ensemble.weights import Rows
 
-NOBODY = ""
-
 
 def member(rng, targets, n_classes, skill, noise=1.0, prior=0.0) -> np.ndarray:
     return softmax(prior + skill * np.eye(n_classes)[targets] + noise * rng.normal(size=(len(targets), n_classes)), 1)
 
 
 def rows_of(outputs, targets, metric="macro_f1", kind="class", average="probs", groups=None) -> Rows:
-    groups = np.full(len(targets), NOBODY) if groups is None else groups
+    of_row = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
     rule = parse_metric(metric, kind, tuple(map(str, range(np.shape(outputs[0])[1]))))
-    return Rows([spread(p, average, kind) for p in outputs], targets, groups, rule, kind, average)
+    return Rows([spread(p, average, kind) for p in outputs], targets, of_row, rule, kind, average)
 
 
 @pytest.fixture
@@ -112,7 +110,7 @@ def test_without_folds_whole_groups_are_shared_out_evenly():
     own = [set(groups[part]) for part in parts]
     assert sum(map(len, own)) == len(set(groups)) and set().union(*own) == set(groups)
     assert {len(some) for some in own} <= {4, 5}
-    alone = parts_of(np.zeros(12), np.full(12, NOBODY))
+    alone = parts_of(np.zeros(12), np.arange(12))
     assert (np.sum(alone, axis=0) == 1).all() and sorted(part.sum() for part in alone) == [2, 2, 2, 3, 3]
 
 

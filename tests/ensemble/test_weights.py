@@ -15,9 +15,9 @@ from pipeline.ensemble.weights import Rows, equal, greedy, simplex
 
 def rows_of(outputs, targets, metric="log_loss", kind="class", average="probs", groups=None) -> Rows:
     n = len(targets)
-    groups = np.full(n, "") if groups is None else groups
+    of_row = np.arange(n) if groups is None else np.unique(groups, return_inverse=True)[1]
     rule = parse_metric(metric, kind, tuple(map(str, range(np.shape(outputs[0])[1]))))
-    return Rows([spread(np.asarray(p), average, kind) for p in outputs], targets, groups, rule, kind, average)
+    return Rows([spread(np.asarray(p), average, kind) for p in outputs], targets, of_row, rule, kind, average)
 
 
 def member(rng, targets, n_classes, skill, noise=1.0) -> np.ndarray:
@@ -197,6 +197,6 @@ def test_some_of_the_rows_are_the_same_rows_of_every_member():
     rows = rows_of(outputs, targets, groups=groups)
     kept = np.array([True, False, False, True, True, False, False, False, True])
     some = rows.of(kept)
-    assert some.targets.tolist() == [0, 0, 1, 2] and some.groups.tolist() == ["g0", "g1", "g1", "g2"]
+    assert some.targets.tolist() == [0, 0, 1, 2] and some.units.tolist() == [0, 1, 1, 2]
     assert (some.outputs([0.25, 0.75]) == (0.25 * outputs[0] + 0.75 * outputs[1])[kept]).all()
     assert equal(rows_of([outputs[0]] * 3, targets)).tolist() == [1 / 3] * 3

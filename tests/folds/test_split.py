@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from pipeline.competition.contract import WHERE, Competition
+from pipeline.competition.grouping import units
 from pipeline.competition.sources import open_competition
 from pipeline.config.data import Folds
 from pipeline.config.load import load
 from pipeline.config.mistakes import Mistakes
 from pipeline.config.settings import ROOT
-from pipeline.folds.audit import audit_folds
+from pipeline.folds.audit import audit_folds, audit_lines
 from pipeline.folds.split import check_folds, folds_hash, make_folds, merged_groups, read_folds, splits, write_folds
 
 
@@ -69,6 +70,24 @@ def test_merged_groups_are_joined_through_any_number_of_copies_and_named_by_what
     assert [merged[f"i{n:05d}"] for n in range(6)] == ["p1+p2+p3"] * 4 + ["p4", "p5"]
     without = merged_groups(competition("aabb"), [["i00003", "i00001"]])
     assert list(without.values()) == ["", "copies of i00001", "", "copies of i00001"]
+
+
+def test_a_row_without_a_group_stands_by_itself_unless_a_copy_ties_it_and_no_two_sets_share_a_name():
+    groups = ["", "p1", "", "", "p2", "p1+p2", "copies of i00000", "i00003"]
+    c = competition("aabbabab", groups)
+    merged = list(merged_groups(c, [["i00000", "i00002"], ["i00001", "i00004"]]).values())
+    assert merged[0] == merged[2] and merged[1] == merged[4] and merged[3] == ""
+    assert len({merged[i] for i in (0, 1, 3, 5, 6, 7)}) == 6  # five sets and the row by itself
+    assert list(merged_groups(c, [["i00003", "i00001"]]).values())[3] == "p1"
+    audit = audit_folds(make_folds(c, Folds(k=2)), c)
+    assert audit.n_groups == 5 and sum(fold["groups"] for fold in audit.folds) == 8
+    assert "0 of 5 groups on both sides; 3 rows have no group" in "\n".join(audit_lines(audit, "ab"))
+
+
+def test_units_are_the_groups_and_each_row_without_one():
+    group_of = {"a": "g", "b": "", "c": float("nan"), "d": "f", "e": "g", "f": " "}
+    assert units("abcdefx", group_of).tolist() == [5, 0, 1, 4, 5, 2, 3]
+    assert units("abc", {}).tolist() == [0, 1, 2]
 
 
 def distance(labels: np.ndarray, fold: np.ndarray, k: int) -> float:

@@ -287,6 +287,13 @@ def test_a_champion_is_beaten_by_more_than_its_interval_allows_to_chance(new, ol
     assert got == better and why
 
 
+def test_an_interval_of_an_older_version_dethrones_nobody_unless_it_was_made_again():
+    old = Score.of({key: value for key, value in score(0.90).tags().items() if key != "resampled"})
+    got, why = beats(score(0.99), old)
+    assert not got and "older version" in why
+    assert beats(score(0.99), old, 0.01)[0] and beats(score(0.99), dataclasses.replace(old, by_units=True))[0]
+
+
 def test_the_facing_halves_of_uneven_intervals_count():
     new, old = Score("f", 0.95, 0.94, 0.99, True, "", ""), Score("f", 0.93, 0.80, 0.945, True, "", "")
     assert beats(new, old)[0]  # sqrt(0.01^2 + 0.015^2) = 0.0180 < 0.02
