@@ -21,7 +21,7 @@ import torch
 
 from pipeline.atomic import atomic
 from pipeline.competition.grouping import units
-from pipeline.config.metric import parse_metric
+from pipeline.config.metric import Metric, parse_metric
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.config.settings import Experiment
 from pipeline.folds.split import Split, splits
@@ -225,7 +225,7 @@ def arrays_of(oof: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return (oof[several] if several else oof["target"]).to_numpy(), outputs
 
 
-def oof_interval(oof: pd.DataFrame, folds: pd.DataFrame, metric: str, kind: str) -> Interval:
+def oof_interval(oof: pd.DataFrame, folds: pd.DataFrame, metric: str | Metric, kind: str) -> Interval:
     """95 % interval of the score of such a table, by the units of its folds table."""
     group_of = dict(zip(folds["image_id"], folds["group"], strict=True))
     return bootstrap_interval(metric, *arrays_of(oof), units(oof["image_id"], group_of), kind)
