@@ -85,7 +85,7 @@ def _paired_with_champion(work: Work, oof: pd.DataFrame) -> tuple[Version | None
         except Exception:  # MLflow is gone, or the champion's run, or it is on other folds or of another target
             if before is None or before.score is None or before.score.by_units:
                 return before, None, None
-            return before, None, interval_again(before.run_id, work.settings, before.score.value)
+            return before, None, interval_again(before.run_id, competition.rule, competition.target, before.score.value)
 
 
 def promote(work: Work, wanted: str) -> int:

@@ -18,6 +18,7 @@ from pipeline.work import say
 if TYPE_CHECKING:
     from pipeline.compare import Comparison
     from pipeline.config.settings import Experiment
+    from pipeline.config.metric import Metric
     from pipeline.metrics import Interval
     from pipeline.tracking.browse import Run
     from pipeline.tracking.runs import Tracker
@@ -80,18 +81,23 @@ def scores_of(run: Run, metric: str) -> tuple[str, str]:
 def by_units(found: Sequence[Run], settings: Experiment) -> list[Run]:
     """The runs with intervals by units: those of an older version computed again, or left out where that cannot be."""
     name = f"oof_{settings.competition.metric}"
-    runs = list(found)
+    runs, rule = list(found), None
     for i, run in enumerate(runs):
         if run.tags.get("resampled") != RESAMPLED and f"{name}_low" in run.metrics:
+            rule = rule or _rule(settings)
             metrics = {key: value for key, value in run.metrics.items() if key not in (f"{name}_low", f"{name}_high")}
             behind = run.tags.get("cv_runs", run.id).split()  # no table holds the rows of a blend
-            interval = interval_again(behind[0], settings, metrics[name]) if len(behind) == 1 else None
+            interval = (
+                interval_again(behind[0], rule, settings.competition.target, metrics[name])
+                if len(behind) == 1
+                else None
+            )
             runs[i] = replace(run, metrics=metrics | (
                 {f"{name}_low": interval.low, f"{name}_high": interval.high} if interval else {}))  # fmt: skip
     return runs
 
 
-def interval_again(run_id: str, settings: Experiment, value: float) -> Interval | None:
+def interval_again(run_id: str, rule: str | Metric, kind: str, value: float) -> Interval | None:
     """By units, from the run's stored out-of-fold table; None where it is not to be had, or its score is another."""
     import pandas as pd
 
@@ -99,15 +105,20 @@ def interval_again(run_id: str, settings: Experiment, value: float) -> Interval 
     from pipeline.metrics import score
     from pipeline.tracking.runs import fetch
 
-    rule = settings.competition.metric, settings.competition.target
     with tempfile.TemporaryDirectory() as scratch:
         try:
             oof = pd.read_parquet(fetch(run_id, "oof.parquet", Path(scratch)))
             folds = pd.read_csv(fetch(run_id, "folds.csv", Path(scratch)), dtype=str, keep_default_na=False)
-            same = abs(score(rule[0], *arrays_of(oof), rule[1]) - value) < 1e-9
-            return oof_interval(oof, folds, *rule) if same else None
+            same = abs(score(rule, *arrays_of(oof), kind) - value) < 1e-9
+            return oof_interval(oof, folds, rule, kind) if same else None
         except Exception:  # MLflow raises many kinds; the table may be of another target
             return None
+
+
+def _rule(settings: Experiment) -> str | Metric:
+    """The metric as the competition's tables complete it; by its name alone where they cannot be read."""
+    here = open_competition(settings.competition)
+    return settings.competition.metric if here.mistakes else here.rule
 
 
 def find(found: list[Run], name: str) -> Run:
@@ -166,9 +177,7 @@ def _compare(tracker: Tracker, settings: Experiment, a: Run, b: Run) -> None:
         folds = pd.read_csv(_file_of(a, "folds.csv", Path(scratch)), dtype=str, keep_default_na=False)
         groups = dict(zip(folds["image_id"], folds["group"], strict=True))
         try:
-            here = open_competition(competition)
-            rule = competition.metric if here.mistakes else here.rule
-            result = compare(tables[0], tables[1], groups, rule, competition.target)
+            result = compare(tables[0], tables[1], groups, _rule(settings), competition.target)
         except ValueError as error:
             raise Mistakes([Mistake("RUNS", str(error), "valid: runs on the same rows and folds", "runs")]) from None
         names = [f"{run.id[:8]} ({run.name})" for run in (a, b)]
