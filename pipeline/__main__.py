@@ -70,7 +70,8 @@ def main(argv: list[str] | None = None) -> int:
     from pipeline.config.mistakes import Mistakes, Stopped
 
     for number in (signal.SIGTERM, signal.SIGHUP):  # as exceptions, so that runs and servers are closed on the way out
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it: it stays ignored
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     settings, name = None, ""
     try:
         settings, name = load(args.experiment, args.overrides)

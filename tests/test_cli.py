@@ -93,3 +93,17 @@ def test_two_commands_on_one_experiment_do_not_work_against_each_other(checkout)
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = checkout.pipeline("folds", "experiments/digits.yaml", expect=2)
     assert "another command is at work on digits" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGTERM", "SIGINT"])
+def test_a_signal_that_was_ignored_at_the_start_stays_ignored(name):
+    """As nohup and the background of a shell script leave it."""
+    code = (
+        "import signal; from pipeline.__main__ import main; main(['eda', 'none.yaml']); "
+        f"signal.raise_signal(signal.{name}); print('alive')"
+    )
+    for ignored in (True, False):
+        start = f"import signal; signal.signal(signal.{name}, signal.SIG_{'IGN' if ignored else 'DFL'}); "
+        child = f"import os, sys; {start}os.execv(sys.executable, [sys.executable, '-c', {code!r}])"
+        done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, cwd=ROOT, check=False)
+        assert ("alive" in done.stdout) == ignored, done.stderr

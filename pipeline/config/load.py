@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.config.data import NAME_PATTERN
 from pipeline.config.explain import Origins, explain, section_classes, tag_key
+from pipeline.config.losses import LOSSES_OF
 from pipeline.config.mistakes import Mistake, Mistakes, nearest, shown
 from pipeline.config.settings import ROOT, Experiment
 
@@ -44,6 +45,7 @@ def builder(path: str | Path, overrides: Sequence[str] = ()) -> Callable[[Mappin
     data, origins = _read_chain(path, (), mistakes)
     for text in overrides:
         _override(data, origins, text, mistakes)
+    data = _without_misfits(data, origins, path)
 
     def build(changes: Mapping[str, Any]) -> Experiment:
         changed = data
@@ -165,6 +167,33 @@ def _read_chain(path: Path, seen: tuple[Path, ...], mistakes: list[Mistake]) -> 
     return _merge(base_data, data), base_origins | origins
 
 
+def _without_misfits(data: dict, origins: Origins, path: Path) -> dict:
+    """The settings without a base's loss, mixup and cutmix where the target takes none of that kind.
+
+    A base knows no target, so its loss follows the target's. What the experiment's own file or an override says stays,
+    and is refused by name where it does not fit.
+    """
+    target = str(data["competition"].get("target", "class")) if isinstance(data.get("competition"), dict) else ""
+    own = f"{shown(path.resolve())}:"
+    named = {name for names in LOSSES_OF.values() for name in names}
+
+    def of_base(section: str) -> Callable[[str], bool]:
+        given = any(origins.get(".".join(section.split(".")[:n])) == "SET" for n in (1, 2))
+        return lambda key: not given and not origins.get(f"{section}.{key}", "SET").startswith((own, "SET"))
+
+    train, augment = data.get("train"), data.get("augment")
+    loss = train.get("loss") if isinstance(train, dict) else None
+    strange = of_base("train.loss")
+    if isinstance(loss, dict) and loss.get("name") in named - {*LOSSES_OF.get(target, named)} and strange("name"):
+        kept = {key: value for key, value in loss.items() if not strange(key)}
+        data = {**data, "train": {**data["train"], "loss": {"name": LOSSES_OF[target][0], **kept}}}
+    if isinstance(augment, dict) and target in ("ordinal", "regression"):
+        strange = of_base("augment")
+        kept = {key: v for key, v in augment.items() if key not in ("mixup", "cutmix") or not strange(key)}
+        data = {**data, "augment": kept}
+    return data
+
+
 def _merge(base: dict, over: dict, kinds: Sequence[type[BaseModel]] = (Experiment,)) -> dict:
     """`over` on top of `base`, key by key; `kinds` are the settings classes that may stand here."""
     if len(kinds) > 1:
@@ -223,10 +252,12 @@ def nested(key: str, value: Any) -> dict[str, Any]:
 def differences(path: str | Path, overrides: Sequence[str], changes: Mapping[str, Any]) -> dict[str, Any]:
     """What a file with `base: path` must say to mean the same as overrides and changes on top of that file."""
     path = Path(path)
-    base, _ = _read_chain(path if path.is_file() or path.is_absolute() else ROOT / path, (), [])
-    full = dict(base)
+    path = path if path.is_file() or path.is_absolute() else ROOT / path
+    full, origins = _read_chain(path, (), [])
+    base = dict(_without_misfits(full, origins, path))
     for text in overrides:
-        _override(full, {}, text, [])
+        _override(full, origins, text, [])
+    full = _without_misfits(full, origins, path)
     for key, value in changes.items():
         full = _merge(full, nested(key, value))
     return _difference(base, full, Experiment.model_validate(full).model_dump(mode="json"))

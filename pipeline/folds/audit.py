@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.competition.contract import Competition
+from pipeline.competition.contract import Competition, labels_of
 from pipeline.competition.grouping import Sets, merged_groups, units
 from pipeline.config.mistakes import Mistake, Mistakes
 from pipeline.folds.split import ALWAYS_TRAINED, fold_columns, splits
@@ -82,6 +82,8 @@ def _rows_wrong(table: pd.DataFrame, competition: Competition) -> list[tuple[str
         labels = zip(ids, table["label"], strict=True)
         valid = "the competition's own labels"
         wrong += [(f"image {i!r} has label {label!r}", valid) for i, label in labels if known.get(i, label) != label]
+    strange = sorted({c for row in competition.train_rows for c in labels_of(row)} - set(competition.classes))
+    wrong += [(f"label {label!r} is no class", "labels of the competition's classes") for label in strange]
     columns = fold_columns(table)
     if len(columns) > 1 and (table[columns] == ALWAYS_TRAINED).to_numpy().any():
         wrong.append(("repeats with rows that are in no fold (-1)", "a hold-out, or repeats that validate every row"))
@@ -110,29 +112,30 @@ def _split_sets(sets: Any, fold_of: dict[str, int], what: str, valid: str, colum
 
 def _figures(table: pd.DataFrame, competition: Competition, duplicates: Sets) -> Audit:
     group_of = merged_groups(competition, duplicates)
-    label_of = {row["image_id"]: row["label"] for row in competition.train_rows}
-    labels = np.array([label_of[i] for i in table["image_id"]])
-    of_row = units(table["image_id"], group_of)
+    unit_of_row = units(table["image_id"], group_of)
+    labels = {row["image_id"]: labels_of(row) for row in competition.train_rows}
     classes = list(competition.classes)
-    codes = np.searchsorted(np.sort(classes), labels)
-    codes = np.argsort(classes)[codes]
-    overall = np.bincount(codes, minlength=len(classes)) / len(codes)
+    place = {name: c for c, name in enumerate(classes)}
+    # one entry for each label of a row, which may have several or none; a label that is no class raises
+    each = [(i, place[label]) for i, image_id in enumerate(table["image_id"]) for label in labels[image_id]]
+    rows, codes = np.array(each, dtype=int).reshape(-1, 2).T
+    overall = np.bincount(codes, minlength=len(classes)) / len(table)
     models = splits(table)
     folds: list[dict[str, Any]] = []
     worst, at, absent = 0.0, "nowhere", []
     for split in models:
         held = (table[split.column] == split.fold).to_numpy()
-        counts = np.bincount(codes[held], minlength=len(classes))
+        counts = np.bincount(codes[held[rows]], minlength=len(classes))
         apart = np.abs(counts / held.sum() - overall)
         name = f"fold {split.fold}" + (f" of repeat {split.repeat}" if len(models) > 1 and split.repeat else "")
         if apart.max() > worst:
             worst, at = float(apart.max()), f"class {classes[int(apart.argmax())]} in {name}"
         absent += [f"class {classes[c]} in {name}" for c in np.flatnonzero((counts == 0) & (overall > 0))]
-        lost = (np.bincount(codes[~held], minlength=len(classes)) == 0) & (counts > 0)
+        lost = (np.bincount(codes[~held[rows]], minlength=len(classes)) == 0) & (counts > 0)
         absent += [f"class {classes[c]} in all that {name} trains on" for c in np.flatnonzero(lost)]
         by_class = dict(zip(classes, counts.tolist(), strict=True))
         folds.append({"repeat": split.repeat, "fold": split.fold, "rows": int(held.sum()),
-                      "groups": len(np.unique(of_row[held])), "classes": by_class})  # fmt: skip
+                      "groups": len(np.unique(unit_of_row[held])), "classes": by_class})  # fmt: skip
     sizes = Counter(Counter(group for group in group_of.values() if group).values())
     return Audit(
         n_rows=len(table),

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config.load import load
+from pipeline.config.load import differences, load
 from pipeline.config.mistakes import Mistakes
 from pipeline.config.settings import ROOT, Experiment
 from pipeline.config.training import Augment, Constant, Train, notes
@@ -215,3 +215,42 @@ def test_a_schedule_that_drops_is_not_noted():
         {"name": "plateau"},
     ):
         assert notes(Train.model_validate({"schedule": schedule}), Augment()) == []
+
+
+@pytest.mark.parametrize("base", ["fast", "strong"])
+@pytest.mark.parametrize(
+    ("target", "loss"), [("multilabel", "bce"), ("regression", "mse"), ("ordinal", "cross_entropy")]
+)
+def test_a_bases_loss_follows_the_target_and_the_experiments_own_is_refused(tmp_path, base, target, loss):
+    file = tmp_path / "own.yaml"
+    metric = {"regression": "rmse", "ordinal": "quadratic_kappa"}.get(target, "macro_f1")
+    head = f"base: {ROOT}/experiments/base/{base}.yaml\ncompetition: {{source: digits, target: {target}, metric: {metric}}}\n"
+    file.write_text(head)
+    settings, _ = load(file)
+    assert settings.train.loss.name == loss and settings.train.lr == 1e-3
+    assert (settings.augment.mixup > 0) == (base == "strong" and target == "multilabel")
+    named = load(file, ["train.loss={name: huber}" if target == "regression" else "train.loss.name=focal"])[0]
+    assert named.train.loss.name in ("huber", "focal")
+    if target != "ordinal":
+        for own in ("train: {loss: {name: cross_entropy}}\n", "train: {loss: {name: corn}}\n"):
+            file.write_text(head + own)
+            assert any("has no meaning for competition.target" in line for line in mistakes_of(file))
+        file.write_text(head)
+        for text in ("train.loss.name=cross_entropy", "train.loss={name: cross_entropy}"):
+            with pytest.raises(Mistakes, match="has no meaning"):
+                load(file, [text])
+    elif base == "strong":
+        file.write_text(f"{head}augment: {{mixup: 0.4}}\n")
+        assert any("augment.mixup" in line for line in mistakes_of(file))
+
+
+def test_a_target_that_is_set_by_hand_changes_the_bases_loss_too(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(f"base: {ROOT}/experiments/base/fast.yaml\ncompetition: {{source: digits}}\n")
+    settings, _ = load(file, ["competition.target=regression", "competition.metric=mae"])
+    assert settings.train.loss.name == "mse"
+    assert load(file)[0].train.loss.name == "cross_entropy"
+    changes = differences(file, ["competition.target=regression", "competition.metric=mae"], {"train.lr": 0.01})
+    tuned = tmp_path / "tuned.yaml"
+    tuned.write_text(yaml.safe_dump({"base": "own.yaml", **changes}))
+    assert load(tuned)[0].train.loss.name == "mse" and load(tuned)[0].train.lr == 0.01

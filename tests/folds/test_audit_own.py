@@ -1,10 +1,14 @@
 """The audit finds every way in which a table can lie, and a user's own file is judged like ours."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from test_split import competition
 
+from pipeline.competition.contract import labels_of
+from pipeline.competition.kinds import split_labels
 from pipeline.config.data import Folds
 from pipeline.config.mistakes import Mistakes
 from pipeline.folds.audit import audit_folds, audit_lines
@@ -138,3 +142,21 @@ def test_ones_own_folds_that_leak_are_refused(c, tmp_path):
     text = "image_id,fold\n" + "".join(f"i{n:05d},{fold}\n" for n, fold in enumerate(random))
     with pytest.raises(Mistakes, match="group 0 is in folds"):
         read_own_folds(write(tmp_path, text), c)
+
+
+def test_each_of_several_labels_is_counted_and_a_strange_one_is_refused():
+    """As anybody counts them, row by row; the classes are not in the order of the alphabet."""
+    said = [["b c", "a", "", "c", "a b c"][n % 5] for n in range(60)]
+    many = replace(competition(said), target="multilabel", classes=("c", "a", "b"))
+    split_labels(many.train_rows, " ")
+    folds = make_folds(many, Folds(k=3))
+    audit = audit_folds(folds, many)
+    sides = dict(zip(folds["image_id"], folds["fold"], strict=True))
+    for fold in audit.folds:
+        rows = [row for row in many.train_rows if sides[row["image_id"]] == fold["fold"]]
+        assert fold["classes"] == {name: sum(name in labels_of(row) for row in rows) for name in many.classes}
+    share = {name: sum(name in labels_of(row) for row in many.train_rows) / 60 for name in many.classes}
+    off = [abs(f["classes"][name] / f["rows"] - share[name]) for f in audit.folds for name in many.classes]
+    assert audit.deviation == pytest.approx(max(off))
+    with pytest.raises(Mistakes, match="'b' is no class"):
+        audit_folds(folds, replace(many, classes=("c", "a")))
