@@ -6,13 +6,14 @@ competition's `Form`. Made by `Answers.of(competition)`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.competition.contract import Competition
-from pipeline.competition.form import Form
+from pipeline.competition.contract import Competition, Form
 from pipeline.competition.kinds import number
+from pipeline.config.metric import Metric
 from pipeline.metrics import NO_GUESS, decisions, of_positive
 
 
@@ -57,6 +58,7 @@ class Answers:
     """texts: how a cell writes each class. ids, label: columns of an answers table with one label a row."""
 
     form: Form
+    rule: Metric
     target: str
     classes: tuple[str, ...]
     texts: tuple[str, ...]
@@ -67,54 +69,36 @@ class Answers:
     @classmethod
     def of(cls, competition: Competition) -> "Answers":
         ids, label = competition.sample_columns
-        form = competition.form or Form(competition.rule, "label", (label,), separator=competition.separator)
+        form = competition.form
         names = (competition.classes, competition.label_texts)
-        return cls(form, competition.target, *names, ids, label, competition.separator)
-
-    @property
-    def told(self) -> str:
-        """The form in words, where it is not plain labels or numbers."""
-        form = self.form
-        if form.answer == "best":
-            divided = f"divided by {form.separator!r}" if len(form.columns) == 1 else "a column for each"
-            return f"each row names the {min(form.k, len(self.classes))} most probable classes, best first, {divided}"
-        if form.answer == "probability" and not form.per_class:
-            other = self.classes[1 - (form.rule.positive or 0)]
-            return (f"column {form.columns[0]!r} holds the probability of class {self._positive!r} "
-                    f"(of {other!r}: competition.positive)")  # fmt: skip
-        if form.answer == "label" and form.rule.hard:
-            return f"the file holds labels, as competition.answer asks, and {form.rule} is that of the labels"
-        return "each class's column holds 1 or 0" if form.answer == "label" and form.per_class else ""
-
-    @property
-    def _positive(self) -> str:
-        return self.classes[self.form.rule.positive or 0]
+        return cls(form, competition.rule, competition.target, *names, ids, label, competition.separator)
 
     def words(self) -> Words:
         return Words(self.classes, self.texts)
 
     # --- outputs -> cells -----------------------------------------------------------------------------------------
 
-    def cells(self, outputs: np.ndarray) -> dict[str, np.ndarray | list[str]]:
-        """outputs: (N, C), finite. Column -> what stands in it, row by row."""
+    def cells(self, outputs: np.ndarray) -> pd.DataFrame:
+        """outputs: (N, C), finite. The columns of the answer: float32, 0 and 1, or strings."""
         form, columns = self.form, self.form.columns
         if form.answer == "best":
             order = np.argsort(-outputs.astype(np.float64), axis=1, kind="stable")[:, : form.k]
             named = [[self.texts[i] for i in row] for row in order]
             if len(columns) == 1:
-                return {columns[0]: [form.separator.join(row) for row in named]}
-            return {name: [row[j] if j < len(row) else "" for row in named] for j, name in enumerate(columns)}
-        if form.per_class:
-            if form.answer == "label":
-                answers = decisions(outputs, self.target)
-                table = (answers if answers.ndim == 2 else np.eye(len(self.classes), dtype=int)[answers]).astype(str)
-            else:
-                sums = form.rule.kind == "log_loss" and self.target != "multilabel"
-                table = (outputs / outputs.sum(axis=1, keepdims=True) if sums else outputs).astype(np.float32)
-            return {name: table[:, self.classes.index(name)] for name in columns}
-        if form.answer == "probability":
-            return {columns[0]: of_positive(outputs, form.rule.positive or 0)}
-        return {columns[0]: labels_of(outputs, self.target, self.texts, form.separator)}
+                named = [[form.separator.join(row)] for row in named]
+            table = [[*row, *[""] * (len(columns) - len(row))] for row in named]
+        elif form.per_class and form.answer == "label":
+            answers = decisions(outputs, self.target)
+            table = answers if answers.ndim == 2 else np.eye(len(self.classes), dtype=int)[answers]
+        elif form.per_class:
+            sums = self.rule.kind == "log_loss" and self.target != "multilabel"
+            table = (outputs / outputs.sum(axis=1, keepdims=True) if sums else outputs).astype(np.float32)
+        elif form.answer == "probability":
+            table = of_positive(outputs, form.positive or 0)
+        else:
+            table = labels_of(outputs, self.target, self.texts, form.separator)
+        names = list(self.classes if form.per_class else columns)
+        return pd.DataFrame(table, columns=names)[list(columns)]
 
     # --- cells -> outputs -----------------------------------------------------------------------------------------
 
@@ -127,10 +111,10 @@ class Answers:
         if form.per_class or form.answer == "probability":
             numbers = table[list(self.classes) if form.per_class else columns].astype(float).to_numpy()
             if not form.per_class:
-                numbers = np.hstack([1 - numbers, numbers] if form.rule.positive else [numbers, 1 - numbers])
+                numbers = np.hstack([1 - numbers, numbers] if form.positive else [numbers, 1 - numbers])
             return np.pad(numbers, ((0, 0), (0, words.n - words.n_classes)))
         said = self._said(table)
-        if form.rule.judges != "best":
+        if self.rule.judges != "best":
             places = [[words.place(word) for word in row] for row in said]
             out = np.zeros((len(said), words.n))
             for i, row in enumerate(places):
@@ -145,7 +129,7 @@ class Answers:
 
     def answered(self, outputs: np.ndarray) -> np.ndarray:
         """What the cells of these outputs answer, as `decided` has it."""
-        return self.decided(pd.DataFrame(self.cells(outputs)).astype(str))
+        return self.decided(self.cells(outputs))
 
     def decided(self, table: pd.DataFrame) -> np.ndarray:
         """(N,) class indices that the cells answer with, (N, C) of 0 and 1 for several labels, or (N,) numbers. Raises
@@ -169,19 +153,12 @@ class Answers:
             if self.form.answer == "label":
                 return ((numbers != 0) & (numbers != 1)).any(axis=1), "0 or 1"
             return ~((numbers >= 0) & (numbers <= 1)).all(axis=1), "probabilities from 0 to 1"
-        known, n = set(self.texts), min(self.form.k, len(self.classes))
-        said = self._said(table)
+        known, n, words = set(self.texts), min(self.form.k, len(self.classes)), ", ".join(self.texts)
         if self.form.answer == "best":
-            bad = [
-                len(set(row)) != n
-                or len([word for word in row if word]) != n
-                or not known.issuperset(filter(None, row))
-                for row in said
-            ]
-            return np.array(bad), f"{n} different ones of {', '.join(self.texts)}"
-        several = self.target == "multilabel"
-        bad = [not known.issuperset(row) for row in said]
-        return np.array(bad), f"{'some' if several else 'one'} of {', '.join(self.texts)}"
+            said = [[word for word in row if word] for row in self._said(table)]
+            return np.array([len(row) != n or len(known.intersection(row)) != n for row in said]), f"{n} of {words}"
+        one = "some" if self.target == "multilabel" else "one"
+        return np.array([not known.issuperset(row) for row in self._said(table)]), f"{one} of {words}"
 
     def _said(self, table: pd.DataFrame) -> list[list[str]]:
         """The words of each row's cells."""
@@ -209,23 +186,15 @@ class Answers:
                 return [np.flatnonzero(row > 0.5).tolist() for row in numbers], bad
             return np.nan_to_num(numbers).argmax(axis=1).tolist(), bad
         cells = table[self.label].tolist()
-        if self.target == "regression":
-            values = [number(cell) for cell in cells]
-            return values, np.array([value is None for value in values])
+        none = np.zeros(len(cells), bool)
         if self.target == "multilabel":
             by = self.form.separator if self.label in self.form.columns else self.separator
-            said = [[word for word in cell.split(by) if word] for cell in cells]
-            return [[words.place(word) for word in row] for row in said], np.zeros(len(cells), bool)
-        if (
-            self.form.answer == "probability"
-            and len(self.classes) == 2
-            and not all(words.find(c) is not None for c in cells)
-        ):
-            yes = self.form.rule.positive or 0
-            values = [number(cell) for cell in cells]
-            if {*values} <= {0.0, 1.0}:
-                return [yes if value else 1 - yes for value in values], np.zeros(len(cells), bool)
-        if self.target == "ordinal" or self.form.rule.kind == "quadratic_kappa":
-            places = [words.find(cell) for cell in cells]
-            return places, np.array([place is None for place in places])
-        return [words.place(cell) if cell else None for cell in cells], np.array([not cell for cell in cells])
+            return [[words.place(word) for word in cell.split(by) if word] for cell in cells], none
+        found: list[Any] = [(number if self.target == "regression" else words.find)(cell) for cell in cells]
+        if None in found and self.form.answer == "probability" and self.form.positive is not None:
+            ones = [number(cell) for cell in cells]
+            if {*ones} <= {0.0, 1.0}:
+                return [self.form.positive if one else 1 - self.form.positive for one in ones], none
+        if self.target == "class" and self.rule.kind != "quadratic_kappa":
+            found = [words.place(cell) if cell else None for cell in cells]
+        return found, np.array([one is None for one in found])

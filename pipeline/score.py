@@ -40,33 +40,25 @@ def score_submission(
     if "Usage" in truth:
         truth = truth[truth["Usage"] != "Ignored"]
     targets, bad = codec.truths(truth, words)
-    bad |= ~truth[ids].isin(file[ids]).to_numpy() | truth[ids].duplicated().to_numpy()
+    bad = bad | ~truth[ids].isin(file[ids]).to_numpy() | truth[ids].duplicated().to_numpy()
     valid = "valid: an id of the submission, once, and an answer of the competition's kind"
     mistakes = [
         Mistake(shown(answers), f"{row[ids]!r} has answer {row.get(codec.label, '')!r}", valid, "answers")
         for row in truth[bad].to_dict("records")
     ]
-    strange = [
-        i
-        for i, target in enumerate(targets)
-        if words.n > words.n_classes and np.any(np.greater_equal(target, words.n_classes))
-    ]
-    if not mistakes and len(strange) == len(truth):
-        found = f"none of its labels is a class, e.g. {words.strangers[0]!r}" if strange else "no rows"
-        mistakes = [
-            Mistake(shown(answers), found, "valid: one row a test image, with a label of the training rows", "answers")
-        ]
     if mistakes:
         raise Mistakes(mistakes)
+    strange = sum(bool(np.any(np.asarray(target) >= words.n_classes)) for target in targets) if words.strangers else 0
+    if strange == len(truth):
+        found = f"none of its labels is a class, e.g. {words.strangers[0]!r}" if strange else "no rows"
+        raise Mistakes([Mistake(shown(answers), found, "valid: a row for each test image, and its label", "answers")])
     if strange:
-        tell(f"{len(strange):,} rows have labels that no training row has ({', '.join(words.strangers[:3])}): missed")
+        tell(f"{strange:,} rows have labels that no training row has ({', '.join(words.strangers[:3])}): missed")
     outputs = codec.outputs(file.set_index(ids, drop=False).loc[truth[ids]], words)
-    labels = (
-        np.array(targets)
-        if codec.target != "multilabel"
-        else np.array([np.isin(np.arange(outputs.shape[1]), places) for places in targets], int)
-    )
-    rule = replace(codec.form.rule, hard=False)  # the cells are hard already
+    labels = np.array(targets) if codec.target != "multilabel" else np.zeros(outputs.shape, int)
+    for row, places in enumerate(targets if codec.target == "multilabel" else ()):
+        labels[row, places] = 1
+    rule = replace(codec.rule, hard=False)  # the cells are hard already
     if codec.target == "multilabel" and rule.average == "micro" and not codec.form.per_class:
         occurs = labels.any(axis=0)  # hosts count labels that occur in the answers
         labels, outputs = labels[:, occurs], outputs[:, occurs]

@@ -82,9 +82,9 @@ def assemble(settings: Declared, found: Found, mistakes: list[Mistake]) -> Compe
     if found.sample_classes and form.answer != "best":
         check_columns(classes, train, found, settings, sample_name, mistakes)
     elif settings.target != "regression" and form.answer in ("label", "best"):
-        several = settings.target == "multilabel" or form.answer == "best"
+        names, several = set(classes), settings.target == "multilabel" or form.answer == "best"
         words = [word for cell in placeholders for word in (cell.split(form.separator) if several else [cell])]
-        words = [word for word in words if word in classes or not is_fraction(word)]  # 0.5 is no label
+        words = [word for word in words if not is_fraction(word, names)]  # 0.5 is no label
         texts = label_texts(classes, words, sample_name, label_column, [] if several else mistakes)
     for row in test:
         for column in (label_column, *found.sample_classes):

@@ -7,7 +7,8 @@ tables again. Rows are plain dicts of strings, read without pandas so that a sta
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,8 +19,6 @@ from pipeline.config.settings import fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from pipeline.competition.form import Form
 
 Row = dict[str, str]  # image_id, path, WHERE, label and group where there are any, further columns of the table
 WHERE = "file:row"  # key of each row's place in its table, for messages
@@ -43,6 +42,32 @@ def labels_of(row: Row) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
+class Form:
+    """What stands in a cell of the submission, as `form` decides and `answers` writes it."""
+
+    answer: Literal["label", "probability", "best", "number"] = "label"
+    columns: tuple[str, ...] = ()  # of the answer, beside the ids
+    per_class: bool = False  # a column for each class, of the class's name
+    k: int = 1  # guesses
+    separator: str = " "  # between several labels or guesses in one cell
+    hard: bool = False  # labels, although the metric would take probabilities
+    positive: int | None = None  # of two classes the one that a single column is about
+
+    def told(self, classes: Sequence[str], metric: str) -> str:
+        """The form in words; empty where there is nothing to know about it."""
+        if self.answer == "best":
+            divided = f"divided by {self.separator!r}" if len(self.columns) == 1 else "a column for each"
+            return f"each row names the {min(self.k, len(classes))} most probable classes, best first, {divided}"
+        if self.answer == "probability" and self.positive is not None:
+            return (f"column {self.columns[0]!r} holds the probability of class {classes[self.positive]!r}; "
+                    f"competition.positive: {classes[1 - self.positive]!r} would make it the other's")  # fmt: skip
+        if self.hard:
+            return f"the file holds labels, as competition.answer asks, and {metric} is scored from them"
+        zeros = self.per_class and self.answer == "label"
+        return f"each class's column holds 1 or 0, since {metric} judges answers" if zeros else ""
+
+
+@dataclass(frozen=True)
 class Competition:
     name: str
     metric: str
@@ -61,12 +86,18 @@ class Competition:
     target: Literal["class", "multilabel", "ordinal", "regression"] = "class"
     is_excerpt: bool = False  # a few of the competition's rows, for a quick look
     separator: str = " "  # between several labels of one row
-    form: Form | None = None  # what stands in a submission's cells; None: a label
+    form: Form = field(default_factory=Form)
 
     @property
     def rule(self) -> Metric:
         """What scores outputs as the cells that are written of them."""
-        return self.form.rule if self.form else parse_metric(self.metric, self.target, self.classes)
+        rule = parse_metric(self.metric, self.target, self.classes)
+        return replace(rule, hard=self.form.hard, positive=self.form.positive)
+
+    @property
+    def cells(self) -> str:
+        """The form of the submission in words."""
+        return self.form.told(self.classes, self.metric)
 
     @cached_property
     def train(self) -> pd.DataFrame:

@@ -7,9 +7,9 @@ is asked for `competition.answer`. `answers` writes and reads the cells.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Literal
 
+from pipeline.competition.contract import Form
 from pipeline.competition.kinds import number
 from pipeline.config.data import Declared
 from pipeline.config.metric import Metric, parse_metric
@@ -17,25 +17,6 @@ from pipeline.config.mistakes import Mistake, nearest
 
 Answer = Literal["label", "probability", "best", "number"]
 SEPARATORS = (" ", ", ", ",", "; ", ";", " | ", "|", "\t", "/", ":", "+", "-", "_")  # looked for in the sample's cells
-
-
-@dataclass(frozen=True)
-class Form:
-    """columns: of the answer, beside the ids. rule: scores outputs as the cells that are written of them."""
-
-    rule: Metric
-    answer: Answer
-    columns: tuple[str, ...]
-    per_class: bool = False  # a column for each class, of the class's name
-    k: int = 1  # guesses
-    separator: str = " "  # between several labels or guesses in one cell
-
-    @property
-    def described(self) -> str:
-        """Equal where files are written alike."""
-        of_class = f" of class {self.rule.positive}" if self.answer == "probability" and not self.per_class else ""
-        guesses = f", {self.k} by {self.separator!r}" if self.answer == "best" else ""
-        return f"{self.answer}{of_class}{guesses} in {', '.join(self.columns)}"
 
 
 def form_of(
@@ -66,11 +47,16 @@ def form_of(
     elif target == "regression":
         by_metric = "number"
     wanted = by_metric if settings.answer == "auto" else settings.answer
-    odd = [cell for cell in cells if is_fraction(cell) and cell not in classes]
-    unclear = settings.answer == "auto" and two and sample and not per_class and wanted == "label" and odd
-    if classes and (wanted not in valid or unclear):
+    k = int(rule.number) if wanted == "best" else 1
+    by = "" if target == "regression" else _shown(cells, classes, settings.label_separator, k)
+    odd = ""  # what the sample shows and the metric does not judge
+    if settings.answer == "auto" and target != "multilabel" and wanted in ("label", "best") and not sample_columns:
+        odd = next((f"{cell} in it, which is no class" for cell in cells if two and is_fraction(cell, {*classes})), odd)
+        many = [cell for cell in cells if by and len(cell.split(by)) > k]
+        odd = f"`{many[0]}` in it, which is more than {k} (competition.metric: map_at_5?)" if many else odd
+    if classes and (wanted not in valid or odd):
         shape = f"columns {', '.join(sample_columns[:4])}" if sample_columns else f"one column {label_column!r}"
-        shape += f" with {odd[0]} in it, which is no class" if unclear else f" for {len(classes)} classes"
+        shape += f" with {odd}" if odd else f" for {len(classes)} classes"
         why = f"metric {rule} judges {rule.judges}" if settings.answer == "auto" else f"found {settings.answer}"
         each = [f"competition.answer: {one} (a cell like {_example(one, rule, classes, per_class)})" for one in valid]
         if "probability" not in valid and target != "regression":
@@ -81,18 +67,15 @@ def form_of(
     if answer == "probability" and not sample and not two:
         per_class, sample_columns = True, tuple(classes)
     single = two and not per_class and not guesses
-    rule = replace(rule, hard=answer == "label" and rule.judges in ("probabilities", "best"))
-    if single:
-        rule = replace(rule, positive=_positive(settings.positive, classes, label_column, mistakes))
+    hard = answer == "label" and rule.judges in ("probabilities", "best")
+    positive = _positive(settings.positive, classes, label_column, mistakes) if single else None
     if settings.positive != "auto" and classes and not (single and answer == "probability"):
         found = f"found {settings.positive!r}, and no column holds the probability of one of two classes"
         mistakes.append(Mistake("competition.positive", found, "valid: auto", "answers"))
-    form = Form(rule, answer, tuple(sample_columns) or (label_column,), per_class)
-    if answer == "best":
-        form = replace(form, k=int(rule.number))
     if not sample_columns and (answer == "best" or target == "multilabel"):
-        form = replace(form, separator=_separator(settings, classes, cells, form, sample, mistakes))
-    return form
+        by = _separator(settings, classes, by, sample, mistakes)
+    columns = tuple(sample_columns) or (label_column,)
+    return Form(answer, columns, per_class, k, by or settings.label_separator, hard, positive)
 
 
 def _positive(wanted: str, classes: Sequence[str], column: str, mistakes: list[Mistake]) -> int:
@@ -106,24 +89,34 @@ def _positive(wanted: str, classes: Sequence[str], column: str, mistakes: list[M
     return alike[0] if alike else 1
 
 
-def _separator(
-    settings: Declared, classes: Sequence[str], cells: Sequence[str], form: Form, sample: str, mistakes: list[Mistake]
-) -> str:
-    """What divides several labels or guesses in one cell: what the sample shows, else `competition.label_separator`."""
-    own, names = settings.label_separator, set(classes)
+def _shown(cells: Sequence[str], classes: Sequence[str], own: str, k: int) -> str:
+    """What divides several classes in the sample's cells; empty where none names several.
+
+    own: what may divide besides the usual. k: so many names in each cell are told by that, if they are no classes of
+    the training rows.
+    """
+    names = set(classes)
     several = [cell for cell in cells if cell not in names]
-    shown = [
-        by for by in dict.fromkeys((own, *SEPARATORS))
-        if any(by in cell for cell in several) and all(names.issuperset(cell.split(by)) for cell in several)
-    ]  # fmt: skip
-    if not shown and form.k > 1 and several:  # names that are no classes of the training rows, k in each cell
-        shown = [by for by in SEPARATORS[:8] if all(len(cell.split(by)) == form.k and
-                 all(part.strip() == part != "" for part in cell.split(by)) for cell in several)]  # fmt: skip
-    if shown and own not in (*shown, " ") and settings.target != "multilabel":
-        found = f"found {own!r}, and {sample} divides by {shown[0]!r}"
-        mistakes.append(Mistake("competition.label_separator", found, f"valid: {shown[0]!r}", "answers"))
+    for by in dict.fromkeys((own, *SEPARATORS)):
+        if any(by in cell for cell in several) and all(names.issuperset(cell.split(by)) for cell in several):
+            return by
+    for by in SEPARATORS[:8] if k > 1 and several else ():
+        parts = [cell.split(by) for cell in several]
+        if all(len(row) == k and all(part and part == part.strip() for part in row) for row in parts):
+            return by
+    return ""
+
+
+def _separator(
+    settings: Declared, classes: Sequence[str], shown: str, sample: str, mistakes: list[Mistake]
+) -> str:  # fmt: skip
+    """What divides several labels or guesses in one cell: what the sample shows, else `competition.label_separator`."""
+    own = settings.label_separator
+    if shown not in ("", own) and own != " " and settings.target != "multilabel":
+        found = f"found {own!r}, and {sample} divides by {shown!r}"
+        mistakes.append(Mistake("competition.label_separator", found, f"valid: {shown!r}", "answers"))
     free = (own, ";", "|", ",") if not sample and own == " " else (own,)
-    separator = shown[0] if shown else next((by for by in free if not any(by in name for name in classes)), own)
+    separator = shown or next((by for by in free if not any(by in name for name in classes)), own)
     if held := [name for name in classes if separator in name]:
         found = f"class {held[0]!r} holds the {separator!r} that divides the answers of one cell"
         more = f" (and {len(held) - 1:,} more)" if len(held) > 1 else ""
@@ -132,10 +125,10 @@ def _separator(
     return separator
 
 
-def is_fraction(cell: str) -> bool:
-    """Whether a cell is a number between whole ones."""
+def is_fraction(cell: str, classes: set[str]) -> bool:
+    """Whether a cell is a number between whole ones, and no class: no type of labels follows from it."""
     value = number(cell)
-    return value is not None and value != int(value)
+    return value is not None and value != int(value) and cell not in classes
 
 
 def _example(answer: Answer, rule: Metric, classes: Sequence[str], per_class: bool) -> str:

@@ -131,7 +131,7 @@ def looked_at(
         if same < 0.5:
             warnings.append(f"only {100 * same:.0f} % of the rows are answered as in the submission before")
     if competition.target == "regression" or now is None:
-        return Seen({}, warnings, changed, codec.told)
+        return Seen({}, warnings, changed, competition.cells)
     n_classes = len(competition.classes)
     answers = codec.decided(now)
     of_training = shares(rows.targets.astype(int), n_classes)
@@ -147,7 +147,7 @@ def looked_at(
             warnings.append(f"moved since the submission before: {told(moved)}")
     each = zip(competition.classes, of_training, of_oof, of_test, strict=True)
     found = {name: {"training": float(a), "out_of_fold": float(b), "test": float(c)} for name, a, b, c in each}
-    return Seen(found, warnings, changed, codec.told)
+    return Seen(found, warnings, changed, competition.cells)
 
 
 def expectation(work: Work, cv: float) -> Likely:
@@ -202,7 +202,7 @@ def record_of(
         "format": FORMAT,
         "competition": competition.name,
         "metric": competition.metric,
-        "answer": competition.form.described if competition.form else "label",
+        "answer": competition.cells or competition.form.answer,
         "sha256": sha256,
         "n_rows": len(competition.test_rows),
         "cv_run": members[0].run_id,

@@ -187,7 +187,7 @@ def _entry(line: Line, codec: Answers) -> Entry:
         path = file_of(line.run.id, "submission.csv")
         decided = codec.decided(pd.read_csv(path, dtype=str, keep_default_na=False))
         if codec.target == "regression":
-            decided = (decided / max(float(decided.std(ddof=1)), 1e-12)).round(1)
+            decided = (decided / max(float(decided.std()), 1e-12)).round(1)
         answers = tuple(map(str, decided.tolist()))
     except (Mistakes, ValueError, KeyError):  # its file is gone or of another form: it stands by its scores
         answers = ()

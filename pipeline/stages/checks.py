@@ -99,8 +99,7 @@ def smoke(settings: Experiment, name: str, experiment: str) -> None:
 
         member = test_outputs(work, [own(work, receipt)], small.submit, fresh=True)
         outputs = Recipe(small.submit.average, (1.0,), ()).outputs(member, small.competition.target)
-        cells = zip(*Answers.of(work.competition).cells(outputs[:5]).values(), strict=True)
-        examples = "; ".join(", ".join(map(str, row)) for row in cells)
+        examples = "; ".join(map(", ".join, Answers.of(work.competition).cells(outputs[:5]).to_numpy().astype(str)))
         say("smoke", f"{len(outputs)} test images predicted, e.g. {examples}")
     say(
         "smoke", f"the whole chain runs, in {time.perf_counter() - started:.0f} s; scores of so few images mean nothing"

@@ -73,6 +73,8 @@ def eda(work: Work) -> Receipt:
     say("eda", f"{counted}; {classes}")
     for line in findings_lines(findings):
         say("eda", line)
+    if competition.test_rows and competition.cells:
+        say("eda", f"in the submission {competition.cells}")
     say("eda", f"page {shown(folder / 'eda.html')}")
     figures = {key: findings[key] for key in (*shown_facts, "duplicates")}
     return work.finish("eda", inputs, files, run_id, figures, started)

@@ -59,7 +59,7 @@ def submit(work: Work) -> Receipt:
     inputs = made_of | {
         **work.settings.flat("submit"),
         "metric": work.competition.rule.described,
-        "answer": work.competition.form.described if work.competition.form else "label",
+        "answer": work.competition.cells or work.competition.form.answer,
         "resampled": RESAMPLED,
         "test images": work.image_hashes[1],
         "sample submission": receipts.sha256(work.competition.sample_csv)[:16]
@@ -213,7 +213,7 @@ def score(work: Work) -> Receipt:
         "submission": submitted.artifacts["submission.csv"]["sha256"][:16],
         "answers": receipts.sha256(answers)[:16],
         "metric": work.competition.rule.described,
-        "answer": work.competition.form.described if work.competition.form else "label",
+        "answer": work.competition.cells or work.competition.form.answer,
     }
     done = work.done("score", inputs)
     if not done:

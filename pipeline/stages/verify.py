@@ -62,7 +62,7 @@ def _check_data(work: Work, record: Recorded) -> None:
     if competition.mistakes:
         raise Mistakes(competition.mistakes)
     sample = receipts.sha256(competition.sample_csv) if competition.sample_csv else "none"
-    answer = competition.form.described if competition.form and record.answer else ""
+    answer = (competition.cells or competition.form.answer) if record.answer else ""
     here = {"competition": competition.name, "answer": answer, "test_images": work.image_hashes[1], "sample": sample}
     mistakes = [
         Mistake(name.replace("_", " "), f"here {value[:16]}, in the record {getattr(record, name)[:16]}",
