@@ -95,7 +95,7 @@ def test_the_score_of_the_outputs_is_that_of_the_file(lay_out, tmp_path, form):
     of_file = scored(competition, outputs, {"label": [labels[t] for t in targets]}, tmp_path)
     assert score(competition.rule, targets, outputs, target) == pytest.approx(of_file, rel=1e-6)
     assert check_submission(tmp_path / "submission.csv", competition) == []
-    interval = bootstrap_interval(competition.rule, targets, outputs, None, target, n_resamples=50)
+    interval = bootstrap_interval(competition.rule, targets, outputs, np.arange(N), target, n_resamples=50)
     assert interval.low <= of_file <= interval.high
     written = pd.read_csv(tmp_path / "submission.csv", dtype=str, keep_default_na=False)
     decided = Answers.of(competition).decided(written)
