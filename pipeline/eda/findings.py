@@ -16,6 +16,7 @@ from pipeline.competition.paths import n_unused
 from pipeline.eda.duplicates import MIN_SIDE
 from pipeline.eda.pictures import text
 from pipeline.eda.seen import Seen
+from pipeline.eda.shortcuts import in_words
 
 SHOWN = 12
 LEVELS = ("error", "warning", "note", "good")
@@ -37,6 +38,7 @@ def findings(seen: Seen) -> list[Finding]:
     rooms = (
         _conflicting,
         _groups,
+        _shortcuts,
         _duplicates,
         _across,
         _contradictions,
@@ -91,6 +93,14 @@ def _groups(seen: Seen) -> Iterator[Finding]:
             group["setting"],
             group["n_groups"],
         )
+
+
+def _shortcuts(seen: Seen) -> Iterator[Finding]:
+    words = [in_words(found) for found in seen.shortcuts]
+    yield from (_finding(*found) for found in words if found[0])
+    if words and not any(level for level, *_ in words):
+        told = " ".join(found[2] for found in words)
+        yield _finding("good", "Facts of the files do not tell the label", told)
 
 
 def _duplicates(seen: Seen) -> Iterator[Finding]:

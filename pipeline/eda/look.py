@@ -19,6 +19,7 @@ from pipeline.eda.groups import possible_groups
 from pipeline.eda.pictures import describe_images, outliers
 from pipeline.eda.seen import Seen
 from pipeline.eda.shift import measure_shift
+from pipeline.eda.shortcuts import measure_shortcuts
 from pipeline.eda.tables import conflicts, describe_tables
 
 N_SAMPLES = 8
@@ -71,6 +72,9 @@ def look(
     step("comparing the training set with the test set")
     shift = measure_shift(train, test, together, settings.seed)
 
+    step("looking for what tells the label without the picture")
+    shortcuts = measure_shortcuts(competition, train, test, together, settings.seed)
+
     compared = bool((sides >= MIN_SIDE).mean() >= 0.5) if len(sides) else False
     seen = Seen(
         competition=competition,
@@ -84,10 +88,11 @@ def look(
         outliers=outliers(facts),
         shift=shift,
         possible_groups=suspects,
+        shortcuts=shortcuts,
         px=px,
     )
     data = describe_tables(competition) | {"images": describe_images(train, test), "shift": shift}
-    data |= {"possible_groups": suspects, "duplicates": _figures(seen, len(named["exact"]))}
+    data |= {"possible_groups": suspects, "shortcuts": shortcuts, "duplicates": _figures(seen, len(named["exact"]))}
     return Look(data | {"findings": findings(seen), "samples": _samples(competition)}, named)
 
 

@@ -28,6 +28,7 @@ class Seen:
     outliers: dict[str, np.ndarray]
     shift: dict[str, Any]
     possible_groups: list[dict[str, Any]]
+    shortcuts: list[dict[str, Any]]
     px: int
 
     @cached_property

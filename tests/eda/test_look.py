@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from scipy.stats import rankdata, spearmanr
+from sklearn.metrics import f1_score, roc_auc_score
 
-from pipeline.competition.contract import WHERE, Competition
+from pipeline.competition.contract import SEVERAL, VALUE, WHERE, Competition
 from pipeline.eda import shift
+from pipeline.eda import shortcuts as measured
 from pipeline.eda.groups import _auc_by_group, possible_groups
 from pipeline.eda.pictures import describe_images, outliers
 from pipeline.eda.shift import measure_shift
+from pipeline.eda.shortcuts import _score, in_words, measure_shortcuts
 from pipeline.eda.tables import conflicts, describe_tables
 from pipeline.images.facts import RECORD
 
@@ -146,3 +149,100 @@ def test_what_stands_apart_is_found_and_ordinary_images_are_not():
     seen["brightness"][[3, 4]], seen["contrast"][5], seen["blur"][6] = (0.01, 0.02), 0.001, 1e-7
     found = outliers(seen)
     assert found["dark"].tolist() == [3, 4] and found["flat"].tolist() == [5] and found["blurred"].tolist() == [6]
+
+
+def shortcuts(labels, ids=None, groups=None, target="class", test=0, **columns) -> dict[str, dict]:
+    """What `measure_shortcuts` finds, by what it is of; columns: facts of each row, beside those of plain photos."""
+    n = len(labels)
+    rng = np.random.default_rng(0)
+    rows = facts(n + test, np.arange(n + test), 0)
+    rows["width"], rows["n_bytes"] = rng.integers(90, 110, len(rows)), rng.integers(4000, 9000, len(rows))
+    for name, values in columns.items():
+        rows[name][:n] = values
+    given = Competition(
+        "c", "macro_f1", tuple(sorted(set(map(str, labels)))), groups is not None,
+        [{"image_id": ids[i] if ids else f"{(i * 7919) % 1000003}", "path": f"i/{i}.jpg", "label": str(label),
+          WHERE: f"t.csv:{2 + i}", **{"regression": {VALUE: str(label)}, "multilabel": {SEVERAL: label}}.get(target, {})}
+         for i, label in enumerate(labels)],
+        [{"image_id": f"{9000 + i}", "path": f"i/t{i}.jpg"} for i in range(test)],
+        ("image_id", "label"), None, (), target=target)  # fmt: skip
+    return {
+        found["of"]: found
+        for found in measure_shortcuts(given, rows[:n], rows[n:], np.arange(n) if groups is None else groups, 0)
+    }
+
+
+@pytest.fixture
+def few_shuffles(monkeypatch) -> None:
+    monkeypatch.setattr(measured, "N_NULL", (4, 6))
+
+
+THREE = np.random.default_rng(5).integers(0, 3, 150)
+
+
+@pytest.mark.parametrize(
+    ("columns", "fact"),
+    [
+        ({"width": np.where(THREE == 1, 103, 100)}, "width"),
+        ({"quantisation": np.where(THREE == 2, 15.9, 7.2)}, "JPEG quantisation"),
+        ({"extras": np.where(THREE == 0, b"exif jfif", b"jfif")}, "EXIF"),
+        ({"mode": np.where(THREE == 0, b"L", b"RGB")}, "colour mode"),
+    ],
+)
+@pytest.mark.usefixtures("few_shuffles")
+def test_a_fact_of_the_file_that_goes_with_a_class_is_told_with_what_to_do(columns, fact):
+    found = shortcuts(THREE.tolist(), test=60, **columns)
+    assert found["the file"]["told"] and found["the file"]["facts"][0][0] == fact and not found["the name"]["told"]
+    level, title, seen, do, setting = in_words(found["the file"])
+    assert level == "warning" and title.lower().startswith(fact.lower()) and do and setting
+    if fact == "width":
+        assert "Its median is 103 in class 1 and 100 elsewhere." in seen and "spread otherwise" in seen
+
+
+@pytest.mark.usefixtures("few_shuffles")
+def test_ids_in_the_order_of_the_classes_are_told_and_plain_files_are_not():
+    in_order = {int(row): place for place, row in enumerate(np.argsort(THREE, kind="stable"))}
+    found = shortcuts(THREE.tolist(), ids=[f"img_{in_order[i]:04d}" for i in range(150)], test=60)
+    assert found["the name"]["told"] and found["the name"]["facts"][0][0] == "number in the id"
+    assert found["the name"]["on_test"] == "other" and in_words(found["the name"])[0] == "note"
+    assert not found["the file"]["told"]
+    # the size of a file follows from what it shows: a plain set of discs and rings differs by it throughout
+    for columns in ({}, {"n_bytes": 3000 + 900 * THREE}):
+        assert not any(entry["told"] for entry in shortcuts(THREE.tolist(), test=60, **columns).values())
+
+
+@pytest.mark.usefixtures("few_shuffles")
+def test_groups_are_kept_whole_and_their_labels_shuffled_as_one():
+    """Each group has one width and one label, by chance: row by row the widths would know the labels."""
+    rng = np.random.default_rng(3)
+    group = np.repeat(np.arange(40), 8)
+    labels, widths = rng.integers(0, 2, 40)[group], (100 + rng.permutation(40))[group]
+    shuffled = rng.permutation(320)
+    apart = shortcuts(labels[shuffled].tolist(), width=widths[shuffled])
+    whole = shortcuts(labels[shuffled].tolist(), groups=group[shuffled], width=widths[shuffled])
+    assert apart["the file"]["told"] and not whole["the file"]["told"] and whole["the file"]["score"] < 0.75
+
+
+@pytest.mark.usefixtures("few_shuffles")
+def test_numbers_and_several_labels_are_told_as_well_and_thirty_rows_are_no_trouble():
+    rng = np.random.default_rng(0)
+    ages = rng.normal(40, 12, 120).round(1)
+    found = shortcuts(ages.tolist(), target="regression", width=100 + ages.astype(int))
+    assert found["the file"]["told"] and found["the file"]["facts"][0][0] == "width"
+    assert found["the file"]["score"] > 0.9 and not found["the name"]["told"]
+    tags = ["\x1f".join(tag for tag in "abc" if rng.random() < 0.4) for _ in range(150)]
+    found = shortcuts(tags, target="multilabel", quantisation=[9 if "b" in tag else 5 for tag in tags])
+    assert found["the file"]["told"] and found["the file"]["class"] == "b"
+    assert not any(entry["told"] for entry in shortcuts(THREE[:30].tolist()).values())
+    assert shortcuts([0, 1])["the file"]["why_not"] and "none varies" in in_words(shortcuts([0, 1])["the file"])[2]
+
+
+def test_scores_of_shortcuts_are_those_of_the_libraries():
+    rng = np.random.default_rng(0)
+    y, said = rng.random((2, 90, 4)) < 0.3
+    sums = np.hstack([2 * (y * said), y.astype(int) + said]).sum(axis=0)
+    assert _score(sums, 2) == pytest.approx(f1_score(y, said, average="macro"))
+    a, b = rng.integers(0, 9, (2, 90)).astype(float)
+    x, y = (rankdata(values) for values in (a, b))
+    sums = np.array([90, x.sum(), y.sum(), (x * y).sum(), (x * x).sum(), (y * y).sum()])
+    assert _score(sums, 1) == pytest.approx(spearmanr(a, b).statistic)
