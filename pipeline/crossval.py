@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline import kept
 from pipeline.atomic import atomic
 from pipeline.competition.grouping import units
 from pipeline.config.metric import Metric, parse_metric
@@ -142,7 +143,8 @@ def train_one(
     train_rows, valid_rows = split.sides(folds, data.image_ids)
     outputs = None
     state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
-    if not path.is_file():
+    history = path.with_suffix(".json")
+    if not (path.is_file() and history.is_file()) or kept.was_changed(path) or kept.was_changed(history):
         which = FoldRun(split.number, len(splits(folds)), seed)
         learnt, learnt_rows = lent.joined(data, train_rows) if lent else (data, train_rows)
         with out_of_memory_explained(settings.train):
@@ -150,8 +152,7 @@ def train_one(
                 learnt, learnt_rows, valid_rows, which, settings, precision, device, state, on_epoch, on_step
             )
         outputs = trained.outputs
-        with atomic(path.with_suffix(".json")) as temporary:
-            temporary.write_text(json.dumps([asdict(record) for record in trained.history]))
+        kept.write_json(history, [asdict(record) for record in trained.history])
         info = CheckpointInfo(
             model=current_name(settings.model.name),
             task=trained.task,

@@ -16,7 +16,7 @@ import torch
 from timm.data import resolve_data_config
 from timm.models import get_deprecated_models
 
-from pipeline.atomic import atomic
+from pipeline import kept
 from pipeline.config.data import Images, Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped
 from pipeline.config.settings import ROOT
@@ -143,7 +143,7 @@ def save_checkpoint(path: Path, model: torch.nn.Module, info: CheckpointInfo) ->
     """Weights and `info` in one file, whole or not at all."""
     data = asdict(info) | {"preprocessing": info.preprocessing.model_dump(mode="json"), "format": FORMAT}
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic(path) as temporary:
+    with kept.sealed(path) as temporary:
         # metadata values must be strings
         safetensors.torch.save_file(weights, temporary, {"podium": json.dumps(data, sort_keys=True)})
 

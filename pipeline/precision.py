@@ -5,7 +5,6 @@ training steps with each candidate and keeps the fastest; the choice is made onc
 and is part of what a checkpoint is checked for.
 """
 
-import json
 import math
 import time
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from pipeline.atomic import atomic
+from pipeline import kept
 from pipeline.config.mistakes import Stopped
 from pipeline.config.settings import Experiment, fingerprint
 from pipeline.model import build_model
@@ -65,7 +64,7 @@ def choose(
     batch_size = settings.train.batch_size
     about = [settings.model.model_dump(mode="json"), n_logits, mode, px, batch_size, name, torch.__version__]
     key = fingerprint([*about, wanted, layout])
-    known = _read(cache)
+    known = kept.read_json(cache)
     if key in known:
         return Precision(*known[key]), []
     measured = measure(settings, n_logits, mode, px, device)
@@ -78,9 +77,8 @@ def choose(
     best = min(possible, key=lambda m: m.ms_per_image)
     plain = next((m for m in possible if m.precision == possible[0].precision), best)
     chosen = best if best.ms_per_image < MARGIN * plain.ms_per_image else plain
-    with atomic(cache) as temporary:
-        value = {**_read(cache), key: [chosen.precision.name, chosen.precision.channels_last]}
-        temporary.write_text(json.dumps(value, indent=1))
+    value = [chosen.precision.name, chosen.precision.channels_last]
+    kept.write_json(cache, {**kept.read_json(cache), key: value})
     return chosen.precision, measured
 
 
@@ -151,10 +149,3 @@ def _sixteen_bits(device: torch.device) -> list[str]:
     if device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False):
         return ["bf16"]
     return ["fp16"]
-
-
-def _read(path: Path) -> dict[str, list]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}

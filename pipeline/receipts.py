@@ -7,7 +7,6 @@ them: a pull that touches the loop must not throw away a night of training, so i
 """
 
 import getpass
-import hashlib
 import json
 import os
 import subprocess
@@ -16,8 +15,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.atomic import atomic
+from pipeline import kept
 from pipeline.config.settings import ROOT, fingerprint
+from pipeline.kept import sha256
 
 _DATA = ("competition", "images")
 ROOMS = {  # whose code a stage's result comes from
@@ -60,20 +60,30 @@ class Receipt:
 
 def read(folder: Path, verb: str) -> Receipt | None:
     """The receipt of the stage's last finished run, or None."""
-    try:
-        return Receipt(**json.loads((folder / f"{verb}.json").read_text()))
-    except (FileNotFoundError, ValueError, TypeError):  # absent, cut off, or of another version: then it is made again
+    path = folder / f"{verb}.json"
+    if kept.was_changed(path):
         return None
+    try:
+        receipt = Receipt(**json.loads(path.read_text()))
+        known = all({"path", "sha256"} <= made.keys() for made in receipt.artifacts.values())
+        if known and all(isinstance(part, dict) for part in (receipt.inputs, receipt.figures, receipt.code)):
+            return receipt
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError, RecursionError):  # of another version, or no receipt
+        pass
+    kept.tell(path)
+    return None
 
 
 def write(folder: Path, receipt: Receipt) -> None:
-    with atomic(folder / f"{receipt.verb}.json") as temporary:
+    with kept.sealed(folder / f"{receipt.verb}.json") as temporary:
         temporary.write_text(json.dumps(asdict(receipt), indent=1))
 
 
 def remove(folder: Path, verb: str) -> None:
     """The stage counts as unfinished from here on."""
-    (folder / f"{verb}.json").unlink(missing_ok=True)
+    kept.remove(folder / f"{verb}.json")
 
 
 def changes(receipt: Receipt | None, inputs: dict[str, Any], folder: Path, fetchable: bool = True) -> list[str]:
@@ -87,19 +97,22 @@ def changes(receipt: Receipt | None, inputs: dict[str, Any], folder: Path, fetch
             for name in names
             if receipt.inputs.get(name) != inputs.get(name)
         ]
-    if fetchable and receipt.run_id:
-        return []
-    return [f"{name} is gone" for name, made in receipt.artifacts.items() if not (folder / made["path"]).is_file()]
+    absent = {name for name, made in receipt.artifacts.items() if not (folder / made["path"]).is_file()}
+    other = [f"{name} is not the file that was made" for name in changed(receipt, folder)]
+    return other + ([] if fetchable and receipt.run_id else [f"{name} is gone" for name in sorted(absent)])
+
+
+def changed(receipt: Receipt, folder: Path) -> list[str]:
+    """Names of files that are there and are not those that the stage made, by their content."""
+    there = {name: folder / made["path"] for name, made in receipt.artifacts.items()}
+    return [
+        name for name, path in there.items() if path.is_file() and sha256(path) != receipt.artifacts[name]["sha256"]
+    ]
 
 
 def artifact(path: Path, folder: Path) -> dict[str, Any]:
     """A finished file as a receipt remembers it."""
     return {"path": str(path.relative_to(folder)), "sha256": sha256(path), "bytes": path.stat().st_size}
-
-
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code_hashes(rooms: Iterable[str]) -> dict[str, str]:

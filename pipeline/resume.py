@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pipeline.atomic import atomic
+from pipeline import kept
 from pipeline.average import Average
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.records import EpochRecord
@@ -48,7 +48,7 @@ class ResumeState:
             "scaler": scaler.state_dict(),
             "average": average.module.state_dict() if average else {},
         }
-        with atomic(self.path) as temporary:
+        with kept.sealed(self.path) as temporary:
             torch.save(state, temporary)
             if self.path.is_file():
                 os.replace(self.path, self.previous)
@@ -83,6 +83,8 @@ class ResumeState:
         paths = [path for path in (self.path, self.previous) if path.is_file()]
         for path, other in zip(paths, [*paths[1:], None], strict=False):
             try:
+                if kept.was_changed(path, self.path):
+                    raise ValueError("changed since it was written")
                 state = torch.load(path, map_location=device, weights_only=True)
             except BROKEN as error:  # cut off by a full disk or by hand
                 instead = "the epoch before it is gone on from" if other else "this fold starts anew"
@@ -100,6 +102,8 @@ class ResumeState:
         if not self.best.is_file():
             return False
         try:
+            if kept.was_changed(self.best):
+                raise ValueError("changed since it was written")
             torch.load(self.best, map_location="cpu", weights_only=True)
         except BROKEN as error:
             told = f"{shown(self.best)} is unreadable ({type(error).__name__}): this fold starts anew"
@@ -110,7 +114,7 @@ class ResumeState:
     def keep_best(self, model: torch.nn.Module) -> None:
         """The best epoch's weights so far. Written before the state that says so: an epoch that is repeated after a
         kill writes the same bytes again."""
-        with atomic(self.best) as temporary:
+        with kept.sealed(self.best) as temporary:
             torch.save(model.state_dict(), temporary)
 
     def load_best(self, model: torch.nn.Module) -> None:
@@ -119,4 +123,4 @@ class ResumeState:
     def remove(self) -> None:
         """When the fold's checkpoint is whole: until then the state is what remains of the fold."""
         for path in (self.path, self.previous, self.best):
-            path.unlink(missing_ok=True)
+            kept.remove(path)

@@ -54,6 +54,7 @@ class Work:
         self.force = force
         self.folder = RUNS / name
         self._checked = False
+        self._whole: dict[Side, Store] = {}  # stores that hold every image, each pixel as it was written
 
     @cached_property
     def competition(self) -> Competition:
@@ -132,10 +133,11 @@ class Work:
         """The decoded images at the size that another run was trained from, every image of them."""
         from pipeline.images.store import Store
 
-        store = Store(RUNS / "cache" / f"images-{side}", side)
-        if mistakes := self._fill(store):
-            raise Mistakes(mistakes)
-        return store
+        if side not in self._whole:
+            store = Store(RUNS / "cache" / f"images-{side}", side)
+            if mistakes := self._fill(store):
+                raise Mistakes(mistakes)
+        return self._whole[side]
 
     @property
     def _files(self) -> tuple[list[Row], list[str]]:
@@ -153,6 +155,8 @@ class Work:
             for i, (row, content) in enumerate(zip(rows, hashes, strict=True))
             if content == MISSING and i not in self.absent
         ]
+        store.drop_changed(hashes)
+        self._whole[store.side] = store
         if not (n := len(store.missing(hashes))):
             return mistakes
         from pipeline.images.store import estimate
@@ -162,21 +166,6 @@ class Work:
         say("images", f"{n:,} to decode, about {size / 1e6:,.0f} MB in {shown(store.folder)} ...")
         with ImageProgress(n) as progress:
             mistakes += store.build(rows, hashes, progress)
-        return mistakes
-
-    def _too_long(self, rows: list[Row], hashes: list[str]) -> list[Mistake]:
-        """Images so narrow that, enlarged to the model's size, they would fill the memory."""
-        from pipeline.images.decode import MAX_PIXELS
-        from pipeline.images.store import unreadable
-
-        there = [i for i, content in enumerate(hashes) if self.store.has(content)]
-        short = int(self.preprocessing.px / self.preprocessing.crop)
-        mistakes = []
-        for i, record in zip(there, self.store.facts([hashes[i] for i in there]), strict=True):
-            sides = sorted((int(record["width"]), int(record["height"])))
-            if short * short * sides[1] / sides[0] > MAX_PIXELS:
-                reason = f"{record['width']} x {record['height']} px, which at a short side of {short} px is a bomb"
-                mistakes.append(unreadable(rows[i], ValueError(reason)))
         return mistakes
 
     @cached_property
@@ -190,6 +179,7 @@ class Work:
         if self._checked:
             return
         from pipeline.folds.split import check_folds
+        from pipeline.images.load import too_narrow
         from pipeline.images.store import check_side
 
         settings = self.settings
@@ -207,7 +197,7 @@ class Work:
             from pipeline.model_checks import check_model
 
             mistakes += check_model(settings, max(self.task.n_logits, 1))
-        mistakes += self._fill(self.store) + self._too_long(*self._files)
+        mistakes += self._fill(self.store) + too_narrow(*self._files, self.store, self.preprocessing)
         if mistakes:
             raise Mistakes(mistakes)
         self._checked = True
@@ -216,9 +206,12 @@ class Work:
         """The receipt, if it still holds; else says why the stage runs."""
         if (receipt := receipts.read(self.folder, verb)) is None:
             return None
-        fetchable = fetchable and bool(self.in_mlflow(receipt))
-        why = receipts.changes(receipt, inputs, self.folder, fetchable)
-        if self.force and verb == self.target:
+        force = self.force and verb == self.target
+        if fetchable and not force and receipt.fingerprint == fingerprint(inputs):
+            for name in receipts.changed(receipt, self.folder):
+                self.resolve(receipt, name)  # refuses it by name: it took long to make, or a hand changed it
+        why = receipts.changes(receipt, inputs, self.folder, fetchable and bool(self.in_mlflow(receipt)))
+        if force:
             why = why or ["made again, as asked"]
         if why:
             say(verb, "; ".join(why[:4]) + (f"; and {len(why) - 4} more" if len(why) > 4 else ""))

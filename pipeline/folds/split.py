@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pipeline.atomic import atomic
 from pipeline.competition.contract import WHERE, Competition, labels_of, stratified_by
 from pipeline.competition.grouping import Sets, merged_groups, units
 from pipeline.config.data import Folds
 from pipeline.config.mistakes import Mistake, Mistakes, nearest
 from pipeline.folds.balance import share_out
+from pipeline.kept import sealed
 
 COLUMNS = ["image_id", "fold", "label", "group"]
 ALWAYS_TRAINED = -1  # the fold of rows that a hold-out never validates
@@ -142,7 +142,7 @@ def _indicators(rows: list[dict[str, str]], settings: Folds) -> np.ndarray:
 
 def write_folds(folds: pd.DataFrame, path: Path) -> str:
     """Writes the table and returns its hash, which everything trained on it carries."""
-    with atomic(path) as temporary:
+    with sealed(path) as temporary:
         folds.to_csv(temporary, index=False, lineterminator="\n")
     return folds_hash(path)
 

@@ -86,7 +86,8 @@ def open_image(path: str | BinaryIO, side: int = 0) -> tuple[Image.Image, FileFa
             extras = " ".join(sorted(str(name) for name in image.info))
         pixels, bits, has_alpha = _eight_bits(upright)
     except BROKEN as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else "no reason given"
+        said = str(error).replace(f" {path!r}", "")  # of a file in memory it would be an address
+        reason = said.splitlines()[0][:120] if said else "no reason given"
         raise Unreadable(f"{type(error).__name__}: {reason}") from None
     if orientation in (5, 6, 7, 8):
         width, height = height, width

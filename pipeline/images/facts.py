@@ -5,6 +5,7 @@ so that a photograph of 20 megapixels costs no more than its decoding.
 """
 
 import hashlib
+import zlib
 from typing import Any
 
 import cv2
@@ -39,6 +40,7 @@ RECORD = np.dtype(
         ("thumb", "u1", (32, 32)),  # luma
         ("colour", "u1", (4, 4, 3)),
         ("pixels", "S32"),  # SHA-256 of size and pixels, hex: equal for one picture in two formats without loss
+        ("check", "<u4"),  # CRC-32 of all the above
     ]
 )
 
@@ -48,9 +50,7 @@ def facts_of(pixels: np.ndarray, file: FileFacts) -> np.ndarray:
     record: Any = np.zeros((), RECORD)
     for name, value in vars(file).items():
         record[name] = value.encode("ascii", "replace") if isinstance(value, str) else value
-    digest = hashlib.sha256(f"{file.width} {file.height} ".encode())
-    digest.update(pixels.data)
-    record["pixels"] = digest.hexdigest()[:32]
+    record["pixels"] = pixels_hash(file.width, file.height, pixels)
     if (block := min(pixels.shape[:2]) // SIDE) > 1:
         pixels = _shrunk(pixels, (pixels.shape[1] // block, pixels.shape[0] // block))
     luma = pixels if pixels.shape[2] == 1 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -65,6 +65,19 @@ def facts_of(pixels: np.ndarray, file: FileFacts) -> np.ndarray:
     half = _shrunk(pixels, (max(pixels.shape[1] // 2, 1), max(pixels.shape[0] // 2, 1)))  # fast, and the rest is less
     record["colour"] = _shrunk(half, (4, 4)).reshape(4, 4, -1)  # one grey channel stands for three
     return record
+
+
+def pixels_hash(width: int, height: int, pixels: np.ndarray) -> str:
+    """What a record says of its pixels. width, height: of the file's image."""
+    digest = hashlib.sha256(f"{width} {height} ".encode())
+    digest.update(pixels.data)
+    return digest.hexdigest()[:32]
+
+
+def checks_of(records: np.ndarray) -> np.ndarray:
+    """(N,) uint32, what `check` of each record must be."""
+    raw = np.ascontiguousarray(records).view(np.uint8).reshape(len(records), RECORD.itemsize)
+    return np.array([zlib.crc32(row[:-4].tobytes()) for row in raw], np.uint32)
 
 
 def _shrunk(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from PIL import Image
 
 from pipeline.competition.contract import Row
 from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes
+from pipeline.images.content import opened
 from pipeline.images.decode import (
     MAX_PIXELS,
     MIDDLE,
@@ -53,7 +55,7 @@ def load_images(
             images[index] = resize_and_crop_fast(stored, spec, at)
             return None
         try:
-            image = open_image(rows[index]["path"])[0] if stored is None else as_image(stored)
+            image = _decoded(rows[index], hashes[index] if store else "") if stored is None else as_image(stored)
         except Unreadable as error:
             return unreadable(rows[index], error)
         images[index] = resize_and_crop(image, spec, at)
@@ -74,14 +76,27 @@ def load_one(source: str | BinaryIO, spec: Preprocessing, side: Side) -> np.ndar
     Raises `Unreadable`, also for a picture so narrow that it would fill the memory once it is enlarged.
     """
     image, file = open_image(source, 0 if side == "off" else side)
-    short, sides = int(spec.px / spec.crop), sorted((file.width, file.height))
-    if short * short * sides[1] / sides[0] > MAX_PIXELS:
-        raise Unreadable(f"{file.width} x {file.height} px, which at a short side of {short} px is a bomb")
+    if why := _narrow(file.width, file.height, spec):
+        raise Unreadable(why)
     if side != "off":
         pixels = shrink(image, side)
         if pixels.shape[0] < file.height:
             return resize_and_crop_fast(pixels, spec)
     return resize_and_crop(image, spec)
+
+
+def too_narrow(rows: Sequence[Row], hashes: Sequence[str], store: Store, spec: Preprocessing) -> list[Mistake]:
+    """Images so narrow that, enlarged to the model's size, they would fill the memory."""
+    there = [i for i, content in enumerate(hashes) if store.has(content)]
+    records = store.facts([hashes[i] for i in there])
+    reasons = [_narrow(int(record["width"]), int(record["height"]), spec) for record in records]
+    return [unreadable(rows[i], ValueError(why)) for i, why in zip(there, reasons, strict=True) if why]
+
+
+def _narrow(width: int, height: int, spec: Preprocessing) -> str:
+    short, sides = int(spec.px / spec.crop), sorted((width, height))
+    is_bomb = short * short * sides[1] / sides[0] > MAX_PIXELS
+    return f"{width} x {height} px, which at a short side of {short} px is a bomb" if is_bomb else ""
 
 
 def row_pixels(
@@ -99,7 +114,10 @@ def row_pixels(
         view = stored[row]
         if view is not None and min(view.shape[:2]) >= short:
             return view
-        image = open_image(rows[row]["path"])[0] if view is None else as_image(view)
+        try:
+            image = _decoded(rows[row], hashes[row]) if view is None else as_image(view)
+        except Unreadable as error:  # whole when the command began
+            raise Mistakes([unreadable(rows[row], error)]) from None
         image = enlarge(image, spec)
         return np.asarray(image).reshape(image.height, image.width, -1)
 
@@ -111,10 +129,18 @@ def load_thumbnails(rows: Sequence[Row], side: int, store: Store, hashes: Sequen
     thumbnails = []
     for row, content in zip(rows, hashes, strict=True):
         stored = store.pixels(content)
-        image = open_image(row["path"], side)[0] if stored is None else as_image(stored)
+        try:
+            image = _decoded(row, content, side) if stored is None else as_image(stored)
+        except Unreadable as error:
+            raise Mistakes([unreadable(row, error)]) from None
         image.thumbnail((side, side))
         thumbnails.append(np.asarray(image).reshape(image.height, image.width, -1))
     return thumbnails
+
+
+def _decoded(row: Row, content: str, side: int = 0) -> Image.Image:
+    """The file's image; with its content hash, of those bytes alone. Raises `Unreadable`."""
+    return open_image(opened(row["path"], content) if content else row["path"], side)[0]
 
 
 def _array(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
@@ -122,5 +148,5 @@ def _array(shape: tuple[int, ...], folder: Path | None) -> np.ndarray:
         return np.empty(shape, np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:  # gone when the array is, whatever ends this process
-        file.truncate(int(np.prod(shape)))
+        os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))  # a full disk would else end the process by a signal
         return np.memmap(file, np.uint8, "r+", shape=shape)

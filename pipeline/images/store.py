@@ -6,7 +6,8 @@ changed is noticed.
 
 Two files: `pixels.bin`, images one behind the other, and `index.bin`, one fixed-size record each. A record is written
 only after its pixels are on the disk, so whatever kills a build leaves whole records and perhaps a tail that no record
-names, which the next build cuts off. One process writes at a time; readers need no lock.
+names, which the next build cuts off. One process writes at a time; readers need no lock. Records and pixels carry
+checksums; what does not match is decoded again, behind the others.
 """
 
 import fcntl
@@ -27,11 +28,12 @@ from pipeline.atomic import atomic
 from pipeline.competition.contract import WHERE, Row
 from pipeline.config.data import STORE_SIDES, Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes, shown
-from pipeline.images.content import MISSING
+from pipeline.images.content import MISSING, opened
 from pipeline.images.decode import BROKEN, FORMATS, Unreadable, open_image, shrink
-from pipeline.images.facts import RECORD, SIDE, facts_of
+from pipeline.images.facts import RECORD, SIDE, checks_of, facts_of, pixels_hash
+from pipeline.kept import tell
 
-VERSION = "podium images 4"
+VERSION = "podium images 5"
 CHUNK = 128  # images between two writes: what a kill can cost
 TASK = 8  # images that a thread takes at once
 RESERVE = 1 << 30  # bytes of disk that stay free
@@ -68,6 +70,7 @@ class Store:
         self._pixels_path, self._index_path = folder / "pixels.bin", folder / "index.bin"
         self._records: Any = np.zeros(0, RECORD)
         self._row_of: dict[bytes, int] = {}
+        self._dropped: set[bytes] = set()  # contents whose pixels were changed since, until they are decoded again
         self._map: np.ndarray = np.zeros(0, np.uint8)
         if folder.is_dir() and self._is_ours():
             self._read()
@@ -109,6 +112,23 @@ class Store:
         record = self._records[self._row_of[content.encode()]]
         return int(record["stored"][0]) < int(record["height"])
 
+    def drop_changed(self, hashes: Sequence[str]) -> None:
+        """Forgets the contents whose pixels are not those that were written: they are missing from here on."""
+
+        def is_changed(content: str) -> bool:
+            record, pixels = self._records[self._row_of[content.encode()]], self.pixels(content)
+            size = int(record["width"]), int(record["height"])
+            return pixels is not None and pixels_hash(*size, pixels).encode() != record["pixels"]
+
+        there = sorted({content for content in hashes if self.has(content)})
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib lets go of the interpreter lock
+            changed = [c for c, is_other in zip(there, pool.map(is_changed, there), strict=True) if is_other]
+        if changed:
+            tell(self._pixels_path)
+        self._dropped |= {content.encode() for content in changed}
+        for content in self._dropped:
+            self._row_of.pop(content, None)
+
     def build(self, rows: Sequence[Row], hashes: Sequence[str], advance: Callable[[int], None]) -> list[Mistake]:
         """Decodes what is missing and returns a `Mistake` for each file that is no whole image.
 
@@ -143,7 +163,7 @@ class Store:
         """(record, pixels), or why there are none."""
         side = SIDE if self.side == "off" else self.side
         try:
-            image, file = open_image(row["path"], side)
+            image, file = open_image(opened(row["path"], content), side)
             array = shrink(image, side)
             record = facts_of(array, file)
         except (Unreadable, *BROKEN) as error:
@@ -162,6 +182,7 @@ class Store:
             offset = file.tell()
             for record, pixels in done:
                 record["offset"] = offset
+                record["check"] = checks_of(record.reshape(1))[0]
                 offset += pixels.nbytes
                 file.write(pixels.data)
             file.flush()
@@ -170,16 +191,22 @@ class Store:
             file.write(np.stack([record for record, _ in done]).tobytes())
             file.flush()
             os.fsync(file.fileno())
+        self._dropped -= {bytes(record["content"]) for record, _ in done}
 
     def _read(self) -> None:
-        """Whole records whose pixels are there; a tail that a kill left is not looked at."""
+        """Whole records whose pixels are there; a tail that a kill left, or a record that was changed, is no record."""
         size = self._index_path.stat().st_size if self._index_path.is_file() else 0
         n = size // RECORD.itemsize
         records: Any = np.fromfile(self._index_path, RECORD, count=n) if n else np.zeros(0, RECORD)
         n_pixels = self._pixels_path.stat().st_size if self._pixels_path.is_file() else 0
-        whole = _ends(records) <= n_pixels
-        self._records = records if whole.all() else records[: int(whole.argmin())]
-        self._row_of = {content: i for i, content in enumerate(self._records["content"].tolist())}
+        whole = (checks_of(records) == records["check"]) & (_ends(records) <= n_pixels)
+        if not whole.all():
+            tell(self._index_path)
+        self._records = records[: int(np.flatnonzero(whole).max(initial=-1)) + 1]
+        places = np.flatnonzero(whole).tolist()
+        self._row_of = {self._records["content"][i]: i for i in places}
+        for content in self._dropped:
+            self._row_of.pop(content, None)
         if n_pixels:
             self._map = np.memmap(self._pixels_path, np.uint8, "r")
 

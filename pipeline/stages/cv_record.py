@@ -10,8 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import receipts
-from pipeline.atomic import atomic
+from pipeline import kept, receipts
 from pipeline.receipts import Receipt
 from pipeline.stages.cv_review import review
 from pipeline.stages.describe import link, page
@@ -41,8 +40,7 @@ def epoch_logger(
             work.tracker.params(runs[key], work.settings.flat("model", "train"))
             told = f"**Fold {record.fold} of a [cross-validation]({link(work, runs['cv'])})**: what each epoch came to."
             work.tracker.describe(runs[key], told)
-            with atomic(runs_file) as temporary:
-                temporary.write_text(json.dumps(runs))
+            kept.write_json(runs_file, runs)
         values = asdict(record)
         metrics = {name: values[name] for name in METRICS} | {f"valid_{metric}": record.score}
         metrics |= {f"lr_{role}": lr for role, lr in record.lrs.items()}

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pipeline.config.mistakes import Mistake, Mistakes, Stopped
 from pipeline.stages.board import find_submission
-from pipeline.stages.members import file_of
 from pipeline.stages.record import connect
+from pipeline.stages.verify import as_submitted
 from pipeline.work import Work, say
 
 SAYS = "podium run "  # how an upload is described, by which its score is found again
@@ -45,7 +45,7 @@ def kaggle(work: Work, wanted: str) -> int:
     if f"{SAYS}{run.id}" in _call(client, words) and not work.force:
         say("kaggle", f"{run.id[:8]} was uploaded to {competition.kaggle} before; FORCE=1 uploads it again")
     else:
-        path = file_of(run.id, "submission.csv")
+        path = as_submitted(work, run)
         said = _call(client, ["competitions", "submit", "-f", str(path), "-m", f"{SAYS}{run.id}", competition.kaggle])
         last = said.strip().splitlines()[-1:] or [f"{run.id[:8]} uploaded"]
         if "could not" in said.lower():

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import receipts
+from pipeline import kept, receipts
 from pipeline.config.metric import parse_metric
 from pipeline.config.mistakes import Mistake, Mistakes, first_line, shown
 from pipeline.config.settings import RUNS
@@ -188,26 +191,44 @@ def _settings_of(run_id: str, checkpoint: Path) -> tuple[Side, Sequence[int]]:
     return side_for(images.store, checkpoint_info(checkpoint).preprocessing, augment.mean_crop_area), seeds
 
 
-def file_of(run_id: str, name: str) -> Path:
-    """An artifact of a run, kept under `mlruns/cache/runs/`. Raises `Mistakes` where it cannot be had."""
+def file_of(run_id: str, name: str, again: bool = False) -> Path:
+    """An artifact of a run, kept under `mlruns/cache/runs/`. Raises `Mistakes` where it cannot be had.
+
+    again: whether MLflow is asked even where it is kept here.
+    """
     from pipeline.tracking.runs import fetch
 
     if not re.fullmatch(r"\w+", run_id):  # a record may be a stranger's, and a folder is named after it
         raise Mistakes([Mistake(f"run {run_id!r}", "is no id of a run", "valid: letters and digits", "runs")])
     folder = RUNS / "cache" / "runs" / run_id
     path = folder / name
-    if path.is_file():
+    if not again and kept.is_intact(path):
         return path
     part = folder / f".part-{os.getpid()}"
-    part.mkdir(parents=True, exist_ok=True)
+    with kept.where_allowed():
+        part.mkdir(parents=True, exist_ok=True)
+    if not part.is_dir():
+        path = _scratch() / f"{run_id}-{name}"
+        part = path.with_suffix(".part")
+        part.mkdir(exist_ok=True)
     try:
-        os.replace(fetch(run_id, name, part), path)  # whole, or not there
+        came = fetch(run_id, name, part)
+        kept.seal(path, receipts.sha256(came))
+        os.replace(came, path)  # whole, or not there
     except Exception as error:  # MLflow raises many kinds; each means that the file cannot be had
         found = f"MLflow does not give its {name} ({type(error).__name__})"
         raise Mistakes([Mistake(f"run {run_id[:8]}", found, "valid: a run with its artifacts", "runs")]) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return path
+
+
+@cache
+def _scratch() -> Path:
+    """A folder for what cannot be kept, as long as this command lives."""
+    folder = tempfile.TemporaryDirectory(prefix="podium-")
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def _in_order(files: list[Path], identity: dict[str, str]) -> tuple[list[Path], list[str]]:

@@ -6,14 +6,16 @@ killed goes on, and another blend of the same models predicts nothing again.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import receipts
+from pipeline import kept, receipts
 from pipeline.atomic import atomic
 from pipeline.config.settings import RUNS, fingerprint
 from pipeline.config.submission import Submit
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pipeline.views import Place
 
 KEPT = 2 << 30  # bytes of predictions that stay
+COMPUTES = ("torch", "timm", "pillow", "opencv-python-headless", "numpy", "safetensors")  # packages that move bits
 
 
 @dataclass(frozen=True)
@@ -179,11 +182,8 @@ def _ask(
     spec = checkpoint_info(members[models[0][0]].checkpoints[models[0][1]]).preprocessing
     size, n = part_size(min(place.spec(spec).px for place in by_place(views)), device), len(question.rows)
     how: Average = "logits" if submit.average == "logits" else "probs"
-    # what else the numbers depend on
-    code = [
-        torch.__version__,
-        receipts.code_hashes(("images", "augment", "model", "task", "views", "predict", "stream")),
-    ]
+    # what else the numbers depend on; every file of ours, since a list of those that matter would be wrong some day
+    code = [torch.get_num_threads(), {name: version(name) for name in COMPUTES}, receipts.code_hashes([""])]
     asked = images_hash([row["image_id"] for row in question.rows], list(question.contents))
     folders = [
         RUNS / "cache" / "predictions" / fingerprint(
@@ -192,16 +192,16 @@ def _ask(
         ) for m, c in models
     ]  # fmt: skip
     starts = range(0, n, size)
-    kept: list[dict[int, np.ndarray]] = [
+    known: list[dict[int, np.ndarray]] = [
         {}
         if fresh
         else {start: part for start in starts if (part := _read(folder / f"{start}.safetensors")) is not None}
         for folder in folders
     ]
-    progress.found(sum(len(part) for parts in kept for part in parts.values()) * len(views))
+    progress.found(sum(len(part) for parts in known for part in parts.values()) * len(views))
     todo = [
         Part(start, min(start + size, n), missing)
-        for start in starts if (missing := tuple(i for i, parts in enumerate(kept) if start not in parts))
+        for start in starts if (missing := tuple(i for i, parts in enumerate(known) if start not in parts))
     ]  # fmt: skip
     needed = {i for part in todo for i in part.models}
     loaded = {i: load_checkpoint(members[models[i][0]].checkpoints[models[i][1]], device) for i in sorted(needed)}
@@ -212,21 +212,26 @@ def _ask(
 
     for part, outputs in stream(loaded, load, todo, views, submit.average, device, progress):
         for i, of_model in outputs.items():
-            kept[i][part.start] = of_model
+            known[i][part.start] = of_model
             if not fresh:
                 _write(folders[i] / f"{part.start}.safetensors", of_model)
     return {
-        model: np.concatenate([parts[start] for start in starts]) for model, parts in zip(models, kept, strict=True)
+        model: np.concatenate([parts[start] for start in starts]) for model, parts in zip(models, known, strict=True)
     }
 
 
 def _read(path: Path) -> np.ndarray | None:
-    from safetensors.numpy import load_file
+    """What `_write` wrote for this model and part; None where there is no such file, or it was changed since."""
+    from safetensors import safe_open
 
-    try:
-        return load_file(path)["outputs"]
-    except Exception:  # not there, or not whole: it is predicted again
+    if not path.is_file():
         return None
+    with suppress(Exception), safe_open(path, framework="numpy") as file:  # raises many kinds for another file
+        outputs, noted = file.get_tensor("outputs"), (file.metadata() or {}).get("sha256")
+        if noted == _digest(path, outputs):
+            return outputs
+    kept.tell(path.parent)
+    return None
 
 
 def _write(path: Path, outputs: np.ndarray) -> None:
@@ -234,7 +239,13 @@ def _write(path: Path, outputs: np.ndarray) -> None:
     from safetensors.numpy import save_file
 
     with atomic(path) as temporary:
-        save_file({"outputs": np.ascontiguousarray(outputs)}, temporary)
+        save_file({"outputs": np.ascontiguousarray(outputs)}, temporary, {"sha256": _digest(path, outputs)})
+
+
+def _digest(path: Path, outputs: np.ndarray) -> str:
+    """Of the numbers, their shape, and the model and part that they are of, so that no other file can stand in."""
+    about = f"{path.parent.name} {path.name} {outputs.dtype} {outputs.shape} "
+    return hashlib.sha256(about.encode() + outputs.tobytes()).hexdigest()
 
 
 def _forget(folder: Path) -> None:

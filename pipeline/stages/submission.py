@@ -234,8 +234,9 @@ def _as_submitted(work: Work) -> Receipt | None:
     if last is None or work.competition.mistakes or last.inputs.get("test images") != work.image_hashes[1]:
         return None
     path = work.folder / last.artifacts["submission.csv"]["path"]
-    whole = path.is_file() and receipts.sha256(path) == last.artifacts["submission.csv"]["sha256"]
-    return last if whole or work.in_mlflow(last) else None
+    if path.is_file():
+        return last if receipts.sha256(path) == last.artifacts["submission.csv"]["sha256"] else None
+    return last if work.in_mlflow(last) else None
 
 
 def summary(work: Work) -> str:

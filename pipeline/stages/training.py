@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -10,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import receipts
-from pipeline.atomic import atomic
+from pipeline import kept, receipts
 from pipeline.competition.contract import VALUE, labels_of
 from pipeline.competition.kinds import target_of
 from pipeline.competition.labels import check_label_bounds, training_labels
@@ -88,7 +86,7 @@ def validate(
         say("train", told)
     identity = identity_of(fingerprint(inputs), inputs)
     runs_file = folder / "runs.json"  # a killed command's runs are gone on with, not left RUNNING beside new ones
-    runs: dict[str, str] = json.loads(runs_file.read_text()) if runs_file.is_file() else {}
+    runs: dict[str, str] = kept.read_json(runs_file)
     runs = runs if work.tracker.exists(runs.get("cv", "")) else {}
     n_folds, n_seeds, epochs = len(splits(table)), len(settings.train.seeds), settings.train.epochs
     device = pick_device(settings.train.device)
@@ -236,9 +234,9 @@ def precision_of(work: Work, task: Task, folder: Path, tell: Callable[[str, str]
     from pipeline.model import pick_device
     from pipeline.precision import Precision, choose
 
-    kept = folder / "precision.json"
-    if kept.is_file():
-        return Precision(**json.loads(kept.read_text()))
+    path = folder / "precision.json"
+    if known := kept.read_json(path):
+        return Precision(**known)
     spec, device = work.preprocessing, pick_device(work.settings.train.device)
     chosen, measured = choose(
         work.settings, task.n_logits, spec.mode, spec.px, device, RUNS / "cache" / "precision.json"
@@ -246,6 +244,5 @@ def precision_of(work: Work, task: Task, folder: Path, tell: Callable[[str, str]
     for m in measured:
         taken = "  <- taken" if m.precision == chosen else ""
         tell("train", f"{m.precision!s:<22} {m.note or f'{m.ms_per_image:6.2f} ms an image'}{taken}")
-    with atomic(kept) as temporary:
-        temporary.write_text(json.dumps(asdict(chosen)))
+    kept.write_json(path, asdict(chosen))
     return chosen

@@ -6,14 +6,13 @@ written.
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.atomic import atomic
+from pipeline import kept
 from pipeline.competition.labels import check_label_bounds
 from pipeline.config.load import builder
 from pipeline.config.mistakes import Mistake, Mistakes
@@ -93,8 +92,8 @@ def devices_of(work: Work) -> list[str]:
 def driver_of(folder: Path) -> str:
     """Of this checkout and experiment, for as long as its folder lives."""
     path = folder / ".driver"
-    if not path.is_file():
-        with atomic(path) as temporary:
+    if not kept.is_intact(path):
+        with kept.sealed(path) as temporary:
             temporary.write_text(uuid.uuid4().hex[:12])
     return path.read_text()
 
@@ -116,7 +115,7 @@ def fresh_table_of(work: Work, table: Path, folder: Path) -> Path:
     from pipeline.folds.split import write_folds
 
     path = folder / "fresh-folds.csv"
-    if not path.is_file():
+    if not kept.is_intact(path):
         write_folds(other_folds(work, work.settings.folds.seed + 1000), path)
     return path
 
@@ -126,8 +125,8 @@ def with_measured_rate(work: Work, space: Space, pool: Pool, table: Path, contex
     from pipeline.stages.tune_search import measured_ranges
     from pipeline.tune.default_space import is_adaptive
 
-    kept = work.folder / "lr-range.json"
-    known: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
+    path = work.folder / "lr-range.json"
+    known: dict[str, Any] = kept.read_json(path)
     key = fingerprint([work.settings.flat(*SEARCHED), dict(context)])
     axis = next((axis for axis in space.axes if axis.key == "train.optimizer.name"), None)
     names = [str(name) for name in axis.choices] if axis else [work.settings.train.optimizer.name]
@@ -138,8 +137,7 @@ def with_measured_rate(work: Work, space: Space, pool: Pool, table: Path, contex
                 SEARCHED)) for name in names
         }  # fmt: skip
         found = measured_ranges(work.folder / "lr-range", pool, by_name, work.settings.train.seeds[0], table)
-        with atomic(kept) as temporary:
-            temporary.write_text(json.dumps({**known, key: found}))
+        kept.write_json(path, {**known, key: found})
         known[key] = found
     parameters = []
     for name in names:

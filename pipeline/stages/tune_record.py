@@ -6,12 +6,11 @@ search that was killed goes on with the runs it had.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.atomic import atomic
+from pipeline import kept
 from pipeline.stages.cv_record import METRICS
 from pipeline.stages.describe import link
 from pipeline.work import Work
@@ -26,15 +25,13 @@ class StudyRecord:
     def __init__(self, work: Work, folder: Path, inputs: Mapping[str, Any]):
         self.work, self.inputs = work, dict(inputs)
         self._file = folder / "runs.json"
-        runs: dict[str, str] = json.loads(self._file.read_text()) if self._file.is_file() else {}
+        runs: dict[str, str] = kept.read_json(self._file)
         self.runs = runs if work.tracker.exists(runs.get("study", "")) else {}
         self._records: dict[tuple[int, int], list[dict[str, Any]]] = {}
 
     def note(self, key: str, run_id: str) -> None:
         self.runs[key] = run_id
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(self._file) as temporary:
-            temporary.write_text(json.dumps(self.runs))
+        kept.write_json(self._file, self.runs)
 
     def catch_up(self, trials: Sequence[Trial]) -> None:
         """Writes what a killed command had put into the study, but not here yet."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.mistakes import Stopped
 from pipeline.config.tuning import SEARCHED
+from pipeline.kept import is_intact
 from pipeline.tune.choice import candidates
 from pipeline.tune.driver import Hooks, drive, why_failed
 from pipeline.work import Work, say
@@ -103,7 +104,7 @@ def search(at: Search, pool: Pool) -> None:
     hooks = Hooks(
         job=lambda trial, fold: at.job(trial, fold, seed, at.trial_folder(trial), at.table),
         value=lambda trial: score_of(at, [at.trial_folder(trial)], trial.order),
-        has_fold=lambda trial, fold: (at.trial_folder(trial) / f"fold-{fold}.parquet").is_file(),
+        has_fold=lambda trial, fold: is_intact(at.trial_folder(trial) / f"fold-{fold}.parquet"),
         over=over,
         begun=begun,
         epoch=epoch,
@@ -155,7 +156,7 @@ def train_again(
     """
     wanted = [(trial, seed, fold) for trial in trials for seed in seeds for fold in folds]
     where = {(trial.number, seed): at.fresh_folder(trial, seed) for trial in trials for seed in seeds}
-    left = [(t, s, f) for t, s, f in wanted if not (where[t.number, s] / f"fold-{f}.parquet").is_file()]
+    left = [(t, s, f) for t, s, f in wanted if not is_intact(where[t.number, s] / f"fold-{f}.parquet")]
     failed: dict[int, str] = {}
     deaths: dict[tuple[int, int, int], int] = {}
     n_all, waiting = len(wanted), list(left)

@@ -75,9 +75,9 @@ def _fold(work: Work, data: TrainingData, job: Job, ask: Ask) -> dict[str, Any]:
     import numpy as np
 
     from pipeline import receipts
-    from pipeline.atomic import atomic
     from pipeline.crossval import oof_table, train_one
     from pipeline.folds.split import read_folds, splits
+    from pipeline.kept import sealed
     from pipeline.metrics import score
     from pipeline.model import pick_device
     from pipeline.resume import ResumeState
@@ -106,7 +106,7 @@ def _fold(work: Work, data: TrainingData, job: Job, ask: Ask) -> dict[str, Any]:
     rows, outputs = train_one(
         data, table, split, job["seed"], settings, precision, device, identity, receipts.code_version(), path, on_epoch
     )
-    with atomic(path.with_suffix(".parquet")) as temporary:
+    with sealed(path.with_suffix(".parquet")) as temporary:
         fold = np.full(len(rows), split.fold)
         oof_table(data.image_ids[rows], fold, data.targets[rows].numpy(), outputs).to_parquet(temporary, index=False)
     history = json.loads(path.with_suffix(".json").read_text())

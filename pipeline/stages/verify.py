@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import receipts
-from pipeline.config.mistakes import Mistake, Mistakes, Stopped, first_line
+from pipeline.config.mistakes import Mistake, Mistakes, Stopped, first_line, shown
 from pipeline.config.submission import Submit
 from pipeline.stages.blend_record import FORMAT, Recorded, RecordedMember
 from pipeline.stages.board import file_named, find_submission
@@ -15,6 +16,9 @@ from pipeline.stages.describe import machine
 from pipeline.stages.members import Models, file_of
 from pipeline.stages.record import connect
 from pipeline.work import Work, say
+
+if TYPE_CHECKING:
+    from pipeline.tracking.browse import Run
 
 
 def verify(work: Work, wanted: str) -> int:
@@ -36,13 +40,13 @@ def recorded(work: Work, wanted: str) -> tuple[Path, Recorded]:
         record_path = path.with_suffix(".json")
     else:
         run = find_submission(connect(work.settings), wanted, work)
-        path, record_path = (file_of(run.id, f"submission.{kind}") for kind in ("csv", "json"))
+        path, record_path = as_submitted(work, run), file_of(run.id, "submission.json", again=True)
     try:
         data = json.loads(record_path.read_text())
         if data["format"] != FORMAT:
             raise ValueError(f"format {data['format']!r}")
         record = Recorded.model_validate(data)
-    except (ValueError, TypeError, KeyError) as error:  # pydantic's are ValueErrors
+    except (ValueError, TypeError, KeyError, RecursionError) as error:  # pydantic's are ValueErrors
         found, valid = f"is no record of a submission ({first_line(error)})", f"valid: {FORMAT!r}, from make submit"
         raise Mistakes([Mistake(record_path.name, found, valid, "records")]) from None
     if (digest := receipts.sha256(path)) != record.sha256:
@@ -54,6 +58,23 @@ def recorded(work: Work, wanted: str) -> tuple[Path, Recorded]:
         found = f"holds {n_bias} shifts for {len(work.competition.classes)} classes and weights of sum {total:g}"
         raise Mistakes([Mistake(record_path.name, found, "valid: none or one a class; weights of sum 1", "records")])
     return path, record
+
+
+def as_submitted(work: Work, run: Run) -> Path:
+    """A submission's file, from MLflow. Raises `Mistakes` where it, or the one here, is not what the run recorded."""
+    path, last = file_of(run.id, "submission.csv", again=True), receipts.read(work.folder, "submit")
+    here, digest = work.folder / "submission.csv", run.tags.get("submission_sha256", "")
+    places = {f"submission.csv of run {run.id[:8]} in MLflow": path}
+    if last and work.in_mlflow(last) == run.id and here.is_file():
+        places[shown(here)] = here
+    valid = "valid: the file as it was made; make submit makes it again"
+    mistakes = [
+        Mistake(name, f"has hash {found[:16]}, and its run recorded {digest[:16]}", valid, "foreign artifacts")
+        for name, place in places.items() if (found := receipts.sha256(place)) != digest
+    ]  # fmt: skip
+    if mistakes:
+        raise Mistakes(mistakes)
+    return path
 
 
 def _check_data(work: Work, record: Recorded) -> None:

@@ -1,5 +1,8 @@
 """Decoding against timm's own evaluation transform; files that are no images are named, never met during training."""
 
+import os
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +117,22 @@ def test_content_hashes_follow_content_not_names_or_times(tmp_path):
 
 def test_unchanged_files_are_not_read_again(tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"one")
+    time.sleep(0.15)  # a file that was changed just now is not remembered
     content_hashes([str(tmp_path / "a")], tmp_path / "memory.json")
     monkeypatch.setattr("pipeline.images.content._sha256", lambda path: pytest.fail(f"{path} was read"))
     content_hashes([str(tmp_path / "a")], tmp_path / "memory.json")
+
+
+def test_a_file_with_its_old_size_and_time_is_read_again_and_a_changed_memory_is_not_believed(tmp_path, capsys):
+    path, memory = tmp_path / "a", tmp_path / "memory.json"
+    path.write_bytes(b"one")
+    before = path.stat().st_mtime_ns
+    time.sleep(0.15)
+    [first] = content_hashes([str(path)], memory)
+    path.write_bytes(b"six")
+    os.utime(path, ns=(before, before))
+    time.sleep(0.15)
+    [second] = content_hashes([str(path)], memory)
+    assert second != first
+    memory.write_text(memory.read_text().replace(second, first))
+    assert content_hashes([str(path)], memory) == [second] and "memory.json is not as it was" in capsys.readouterr().err

@@ -292,3 +292,32 @@ def test_the_side_is_one_that_models_share_and_never_too_small():
     assert (side_for("off", SPEC), side_for(333, SPEC)) == ("off", 333)
     assert check_side(128, SPEC) == [] and check_side("auto", SPEC) == []
     assert "needs a short side of 128" in str(check_side(100, SPEC)[0])
+
+
+def test_a_file_that_is_replaced_between_its_hash_and_its_decoding_is_refused(tmp_path, pictures):
+    rows, hashes = rows_of(pictures), hashes_of(rows_of(pictures), tmp_path)
+    pictures[1].write_bytes(pictures[0].read_bytes())
+    store = Store(tmp_path / "store", 64)
+    [mistake] = store.build(rows, hashes, lambda n: None)
+    assert "replaced while this command worked" in mistake.found and not store.has(hashes[1])
+    decoded_anew = Store(tmp_path / "off", "off")
+    with pytest.raises(Mistakes, match="replaced while"):
+        load_images(rows, SPEC, decoded_anew, hashes)
+
+
+@pytest.mark.parametrize("at", ["pixels", "record"])
+def test_what_was_changed_in_the_store_is_decoded_again(tmp_path, pictures, capsys, at):
+    rows = rows_of(pictures)
+    store, hashes = built(tmp_path, rows)
+    expected = [store.pixels(content).copy() for content in hashes]
+    path = tmp_path / "store" / {"pixels": "pixels.bin", "record": "index.bin"}[at]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    again = Store(tmp_path / "store", 64)
+    again.drop_changed(hashes)
+    assert len(again.missing(hashes)) == 1 and "is not as it was written" in capsys.readouterr().err
+    assert again.build(rows, hashes, lambda n: None) == []
+    for store in (again, Store(tmp_path / "store", 64)):
+        assert store.drop_changed(hashes) is None and store.missing(hashes) == []
+        assert all((store.pixels(c) == pixels).all() for c, pixels in zip(hashes, expected, strict=True))

@@ -1,0 +1,102 @@
+"""Files that a later command believes, with a checksum beside each: what was changed since is made again.
+
+In: a path. Out: `.NAME.sha256` beside the file. A hand, a bad disk and half a copy change files in silence, so whoever
+reads a kept file compares first, and a line on the terminal says what was not believed.
+"""
+
+import errno
+import hashlib
+import json
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.atomic import atomic
+from pipeline.config.mistakes import shown
+
+REMEMBERED = 4  # checksums: a kill may leave the file before
+_told: set[Path] = set()
+
+
+@contextmanager
+def sealed(path: Path) -> Generator[Path]:
+    """`atomic`, with the checksum of what was written beside it."""
+    with atomic(path) as temporary:
+        yield temporary
+        seal(path, sha256(temporary))
+
+
+def seal(path: Path, digest: str) -> None:
+    """Notes the checksum that `path` is about to have; the earlier ones stay, for a kill may leave the file before."""
+    with atomic(_sums(path)) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in [digest, *_digests(path)][:REMEMBERED]))
+
+
+def was_changed(path: Path, sealed_as: Path | None = None) -> bool:
+    """Whether the file is another than was sealed, which is told. False where nothing was sealed.
+
+    sealed_as: the name under which the file was written, where it was renamed since.
+    """
+    digests = _digests(sealed_as or path)
+    if not digests or not path.is_file() or sha256(path) in digests:
+        return False
+    tell(path)
+    return True
+
+
+def is_intact(path: Path) -> bool:
+    """Whether the file is there, and is the one that was sealed. Without a checksum it is not believed."""
+    if path.is_file() and not _digests(path):
+        tell(path)
+        return False
+    return path.is_file() and not was_changed(path)
+
+
+def tell(path: Path) -> None:
+    """Says, once in a command, that a kept file is made again."""
+    if path not in _told:
+        _told.add(path)
+        print(f"kept    {shown(path)} is not as it was written: it is made again", file=sys.stderr, flush=True)
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote; an empty dict where there is no such file, or another one."""
+    return json.loads(path.read_text()) if is_intact(path) else {}
+
+
+def write_json(path: Path, data: Any) -> None:
+    with sealed(path) as temporary:
+        temporary.write_text(json.dumps(data))
+
+
+def remove(path: Path) -> None:
+    """The file and its checksum."""
+    for each in (path, _sums(path)):
+        each.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sums(path: Path) -> Path:
+    return path.with_name(f".{path.name}.sha256")
+
+
+def _digests(path: Path) -> list[str]:
+    with suppress(FileNotFoundError):
+        return _sums(path).read_text(errors="replace").split()
+    return []
+
+
+@contextmanager
+def where_allowed() -> Generator[None]:
+    """For what is written only to save time: nothing happens in another user's folder, or one that is read-only."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
