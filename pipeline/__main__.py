@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import io
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -68,7 +70,12 @@ def main(argv: list[str] | None = None) -> int:
 
     from pipeline.config.load import load
     from pipeline.config.mistakes import Mistakes, Stopped
+    from pipeline.config.settings import ROOT
+    from pipeline.kept import at_work
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # an ASCII terminal shows other letters by their numbers
+            stream.reconfigure(errors="backslashreplace")
     for number in (signal.SIGTERM, signal.SIGHUP):  # as exceptions, so that runs and servers are closed on the way out
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it: it stays ignored
             signal.signal(number, lambda number, _: sys.exit(128 + number))
@@ -83,24 +90,21 @@ def main(argv: list[str] | None = None) -> int:
             from pipeline.dashboard import serve
 
             return serve(settings.tune.storage, name, port)
-        if args.verb in ("promote", "serve"):
+        if args.verb == "serve":
             from pipeline.stages import models
-            from pipeline.work import Work
 
-            if args.verb == "promote":
-                work = Work(settings, name, args.verb, experiment=args.experiment, overrides=args.overrides)
-                return models.promote(work, args.run)
             return models.serve(settings, args.run, port)
         told = args.public is not None or args.private is not None
         if args.verb == "score" and args.submission and not told:
             parser.error("SUBMISSION goes with PUBLIC or PRIVATE; against known answers the last submission is scored")
-        if args.verb in ("board", "verify", "reproduce", "kaggle") or (args.verb == "score" and told):
-            return _of_submission(args, settings, name)
-        if args.verb in ("runs", "compare", "sync"):
-            from pipeline.stages import record
+        with at_work(ROOT):
+            if args.verb in ("promote", "board", "verify", "reproduce", "kaggle") or (args.verb == "score" and told):
+                return _of_submission(args, settings, name)
+            if args.verb in ("runs", "compare", "sync"):
+                from pipeline.stages import record
 
-            return record.VERBS[args.verb](settings, args.runs)
-        return _run_stage(args, settings, name)
+                return record.VERBS[args.verb](settings, args.runs)
+            return _run_stage(args, settings, name)
     except Mistakes as error:
         print(error, file=sys.stderr)
         if args.fix and settings:
@@ -117,10 +121,18 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last finished epoch", file=sys.stderr)
         return 130
+    except Exception as error:
+        from pipeline.refused import refused
+
+        if not (line := refused(error)):
+            raise
+        with suppress(OSError):  # the terminal may be a file on the same full disk
+            print(f"stopped: {line}", file=sys.stderr)
+        return 1
 
 
 def _of_submission(args: argparse.Namespace, settings: Experiment, name: str) -> int:
-    from pipeline.stages import board, kaggle, reproduce, verify
+    from pipeline.stages import board, kaggle, models, reproduce, verify
     from pipeline.work import Work
 
     work = Work(settings, name, args.verb, args.force, args.experiment, args.overrides)
@@ -128,6 +140,8 @@ def _of_submission(args: argparse.Namespace, settings: Experiment, name: str) ->
         return board.write_down(work, args.submission, args.public, args.private)
     if args.verb == "board":
         return board.board(work)
+    if args.verb == "promote":
+        return models.promote(work, args.run)
     verbs = {"verify": verify.verify, "reproduce": reproduce.reproduce, "kaggle": kaggle.kaggle}
     return verbs[args.verb](work, args.submission)
 

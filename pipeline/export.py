@@ -56,7 +56,7 @@ def export(
     about: further entries of `model.json`. Raises `Stopped` where a model cannot be exported or differs by more than
     `TOLERANCE`; `folder` is then as it was.
     """
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     worst, files, said = 0.0, {}, dict[str, Any](about)
     try:
         scratch.mkdir(parents=True)

@@ -5,8 +5,11 @@ reads a kept file compares first, and a line on the terminal says what was not b
 """
 
 import errno
+import fcntl
 import hashlib
 import json
+import os
+import shutil
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -90,6 +93,40 @@ def _digests(path: Path) -> list[str]:
     with suppress(FileNotFoundError):
         return _sums(path).read_text(errors="replace").split()
     return []
+
+
+@contextmanager
+def at_work(root: Path) -> Generator[None]:
+    """Around a command. Where no other one works in the checkout, what killed ones left half-written is removed.
+
+    root: of the checkout. Names of what is half-written begin with a dot and end in `.tmp`, files and folders.
+    """
+    runs, lock = root / "mlruns", -1
+    with where_allowed():
+        runs.mkdir(exist_ok=True)
+        lock = os.open(runs / ".commands.lock", os.O_RDWR | os.O_CREAT)
+    if lock < 0:
+        yield
+        return
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go by the system, however this command ends
+            _sweep(root, runs)
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _sweep(root: Path, runs: Path) -> None:
+    others = ("artifacts", "outbox", "reproduce")  # nothing of ours is half-written in there
+    folders = [root / "experiments", root / "data", runs]
+    for top in (path for path in runs.iterdir() if path.is_dir() and path.name not in others):
+        folders += [Path(folder) for folder, _, _ in os.walk(top)]
+    drafts = (root / "experiments").glob("*-tuned*-[0-9]*.tmp")  # an experiment's name cannot begin with a dot
+    for path in [*drafts, *(path for folder in folders for path in folder.glob(".*.tmp"))]:
+        with where_allowed():
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "atomic": set(),
     "config": set(),
     "kept": {"config", "atomic"},
+    "refused": {"config"},
     "competition": {"config"},
     "metrics": {"config"},
     "answers": {"config", "competition", "metrics"},  # the form is the contract's, the scores are of its cells

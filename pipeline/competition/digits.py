@@ -30,7 +30,7 @@ def write(root: Path) -> None:
     train, test = train_test_split(indices, test_size=N_TEST, stratify=digits.target, random_state=SEED)
 
     root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", suffix=".tmp", dir=root.parent))
     try:
         (temporary / "images").mkdir()
         for index in indices:

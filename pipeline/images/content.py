@@ -5,6 +5,7 @@ folder; losing it costs time, never correctness. Like git's index it trusts size
 which no user can set) and inode, but not of a file that was changed just before it was read.
 """
 
+import errno
 import hashlib
 import os
 import time
@@ -18,6 +19,7 @@ from pipeline.config.settings import fingerprint
 from pipeline.images.decode import Unreadable
 
 MISSING = "missing"
+OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the system, not of the file
 TICK_NS = 100_000_000  # two changes of a file within so much time may bear one time stamp
 
 
@@ -65,6 +67,8 @@ def opened(path: str, content: str) -> BytesIO:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
+        if error.errno in OURS:
+            raise
         raise Unreadable(f"{type(error).__name__}: {error.strerror}") from None
     if hashlib.sha256(data).hexdigest()[:32] != content:
         raise Unreadable("it was replaced while this command worked; let it be, and give the same command again")
@@ -75,5 +79,7 @@ def _sha256(path: str) -> str:
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    except OSError:
+    except OSError as error:
+        if error.errno in OURS:
+            raise
         return MISSING

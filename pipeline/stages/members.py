@@ -204,7 +204,7 @@ def file_of(run_id: str, name: str, again: bool = False) -> Path:
     path = folder / name
     if not again and kept.is_intact(path):
         return path
-    part = folder / f".part-{os.getpid()}"
+    part = folder / f".part-{os.getpid()}.tmp"
     with kept.where_allowed():
         part.mkdir(parents=True, exist_ok=True)
     if not part.is_dir():

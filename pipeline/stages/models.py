@@ -40,7 +40,7 @@ def log_model(
     competition, tracker, number = work.competition, work.tracker, ""
     if competition.is_excerpt:  # of `make smoke`
         return ""
-    place = work.folder / f".package-{run_id}"  # the same after a kill, which leaves it
+    place = work.folder / f".package-{run_id}.tmp"  # the same after a kill, which leaves it
     try:
         package.save_package(place, checkpoints, competition.label_texts, competition.separator, work.store.side)
         metric = parse_metric(competition.metric, competition.target)

@@ -115,7 +115,7 @@ def write_tuned(work: Work, study: Study, outcome: Outcome, chosen: Confirmed, b
     text = _header(work, study, outcome, chosen, shown(place)) + yaml.safe_dump(
         {"base": own.name, **data}, sort_keys=False
     )
-    draft = own.with_name(f"{place.stem}-{os.getpid()}.yaml")  # beside it, as `base:` is relative
+    draft = own.with_name(f"{place.stem}-{os.getpid()}.tmp")  # beside it, as `base:` is relative
     try:
         draft.write_text(text, encoding="utf-8")
         meant = searched(load(draft)[0])
