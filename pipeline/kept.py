@@ -104,7 +104,7 @@ def at_work(root: Path) -> Generator[None]:
     runs, lock = root / "mlruns", -1
     with where_allowed():
         runs.mkdir(exist_ok=True)
-        lock = os.open(runs / ".commands.lock", os.O_RDWR | os.O_CREAT)
+        lock = os.open(runs / ".commands.lock", os.O_RDWR | os.O_CREAT, 0o666)
     if lock < 0:
         yield
         return

@@ -29,6 +29,7 @@ REMEDIES = {
     errno.ENOENT: "it was removed while the command worked, or never was there; the same command makes it again",
     errno.EIO: "the disk, or the way to it, is broken: copy what matters to another one",
     errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EINVAL: "a path may hold no NUL character",
 }
 # what libraries say instead of a number; torch says the first two where it cannot write a file whole
 WORDS = {

@@ -11,7 +11,6 @@ import errno
 import importlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -41,7 +40,7 @@ train: {epochs: 1, batch_size: 8, precision: fp32, channels_last: true}
 def lay_out() -> None:
     images = ROOT / "data/tiny/images"
     images.mkdir(parents=True)
-    rng = random.Random(0)
+    rng = np.random.default_rng(0)
     tables = {
         "train.csv": [f"a{i:02d},{'ab'[i % 2]}" for i in range(16)],
         "sample_submission.csv": [f"t{i},a" for i in range(4)],
@@ -49,7 +48,7 @@ def lay_out() -> None:
     for name, rows in tables.items():
         (images.parent / name).write_text("\n".join(["image_id,label", *rows]) + "\n")
         for row in rows:
-            Image.frombytes("RGB", (24, 24), rng.randbytes(24 * 24 * 3)).save(images / f"{row.split(',')[0]}.png")
+            Image.fromarray(rng.integers(0, 256, (24, 24, 3), np.uint8)).save(images / f"{row.split(',')[0]}.png")
     (ROOT / "experiments/tiny.yaml").write_text(YAML)
 
 
@@ -161,7 +160,7 @@ def main(sample: int, seed: int) -> int:
         names = noted["operations"]
         cases += [(verb, kind, at, name) for kind in KINDS for at, name in enumerate(names, 1)]
     if sample:
-        cases = random.Random(seed).sample(cases, sample)
+        cases = [cases[i] for i in np.random.default_rng(seed).choice(len(cases), sample, replace=False)]
     n_wrong = 0
     for verb, kind, at, name in cases:
         report = case(verb, kind, at, name, *states[verb])

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.config.metric import parse_metric
 
 # file and MLflow names are built from it, so nothing that could climb out of a folder or upset a tracker
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 Text = Annotated[str, Field(strict=True)]
 Share = Annotated[float, Field(ge=0, lt=1)]

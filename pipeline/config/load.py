@@ -22,6 +22,8 @@ from pipeline.config.losses import LOSSES_OF
 from pipeline.config.mistakes import Mistake, Mistakes, nearest, shown
 from pipeline.config.settings import ROOT, Experiment
 
+LONGEST = 255  # bytes of a file's name
+
 
 def load(
     path: str | Path, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None
@@ -62,6 +64,14 @@ def builder(path: str | Path, overrides: Sequence[str] = ()) -> Callable[[Mappin
 
 def _validated(data: dict, mistakes: list[Mistake]) -> Experiment:
     settings = Experiment.model_validate(data)
+    for key, value in settings.flat().items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and ("\0" in text or max(map(len, text.encode().split(b"/"))) > LONGEST):
+                valid = f"valid: no NUL character, and at most {LONGEST} bytes between two slashes"
+                mistakes = [
+                    *mistakes,
+                    Mistake(key, f"found {text[:40]!r}... of {len(text):,} characters", valid, "texts"),
+                ]
     if mistakes:
         raise Mistakes(mistakes)
     return settings

@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.config.settings import ROOT
 
 SHOWN_OF_A_KIND = 10
+LONGEST = 2000  # characters of one mistake
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Mistake:
     image_id: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.found}; {self.valid}"
+        text = f"{self.where}: {self.found}; {self.valid}"
+        return text if len(text) <= LONGEST else f"{text[: LONGEST - 200]} ... {text[-190:]}"
 
 
 class Mistakes(Exception):

@@ -299,6 +299,23 @@ def test_finished_pruned_and_failed_are_told_apart(make, journal):
         assert found.best is found.baseline is found.trials[0] and found.n_own == 4
 
 
+@pytest.mark.parametrize("damage", ["value", "line"])
+def test_what_was_changed_in_the_journal_is_not_believed_from_there_on(make, journal, tmp_path, capsys, damage):
+    study = Study(journal(), make(WIDE), ABOUT, Tune())
+    for value in (0.5, 0.625, 0.75):
+        study.finish(study.ask(), value)
+    path = tmp_path / "studies" / "tune.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    at = next(i for i, line in enumerate(lines) if b"0.625" in line)
+    changed = [] if damage == "line" else [lines[at].replace(b"0.625", b"0.999")]
+    path.write_bytes(b"".join([*lines[:at], *changed, *lines[at + 1 :]]))
+    again = Study(journal(), make(WIDE), ABOUT, Tune())
+    assert [trial.value for trial in again.trials] == [0.5, None] and again.trials[1].state == "running"
+    assert "was changed" in capsys.readouterr().err and b"".join(lines).startswith(path.read_bytes()[:100])
+    again.finish(again.trials[1], 0.625)
+    assert [trial.value for trial in Study(journal(), make(WIDE), ABOUT, Tune()).trials] == [0.5, 0.625]
+
+
 def test_notes_of_the_whole_study_are_kept(make, journal):
     Study(journal(), make(FEW), ABOUT, Tune()).note("driver there", 12.5)
     study = Study(journal(), make(FEW), ABOUT, Tune())
