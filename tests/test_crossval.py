@@ -95,6 +95,21 @@ def test_finished_folds_are_not_trained_again_and_lost_ones_give_the_same(finish
     pd.testing.assert_frame_equal(again.oof, result.oof)
 
 
+@pytest.mark.parametrize("name", ["fold-1.safetensors", "fold-1.json"])
+def test_a_finished_fold_that_was_changed_is_trained_again_with_a_line(finished, data, folds, name, capsys):
+    result, folder = finished
+    path = folder / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    trained = []
+    again = cross_validate(
+        data, folds, SETTINGS, Precision(), IDENTITY, "code", folder, lambda record: trained.append(record.fold)
+    )
+    assert set(trained) == {1} and f"{name} is not as it was written" in capsys.readouterr().err
+    assert (folder / "fold-1.safetensors").read_bytes() == whole or name.endswith(".json")
+    pd.testing.assert_frame_equal(again.oof, result.oof)
+
+
 @pytest.mark.parametrize("name", ["settings", "folds", "images"])
 def test_a_checkpoint_of_another_training_is_refused_by_name(finished, data, folds, name):
     _, folder = finished
@@ -104,7 +119,7 @@ def test_a_checkpoint_of_another_training_is_refused_by_name(finished, data, fol
 
 def test_nothing_is_pickled_in_what_leaves_the_folder(finished):
     _, folder = finished
-    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".parquet", ".json"}
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".parquet", ".json", ".sha256"}
     with safe_open(folder / "fold-0.safetensors", "pt") as file:
         assert "podium" in file.metadata()
 

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-SAMPLE, SEED = 8, 16
+SAMPLE, SEED = 4, 16
 
 
 def test_a_fault_at_any_file_operation_is_told_in_a_line_and_the_same_command_ends_as_undisturbed(make_checkout):

@@ -114,7 +114,7 @@ def result(verb: str) -> dict:
     files = [path.relative_to(ROOT) for path in RUNS.rglob("*") if path.is_file() or path.is_symlink()]
     files += [path.relative_to(ROOT) for folder in ("experiments", "data") for path in (ROOT / folder).rglob("*")]
     names = {re.sub(r"[0-9a-f]{32}", "RUN", str(path)) for path in files}
-    ours = re.compile(r"mlruns/(artifacts/|mlflow\.db|\.open/?)")
+    ours = re.compile(r"mlruns/(artifacts/|mlflow\.db|\.open/?|\.\w+\.lock$)")
     found["files"] = sorted(name for name in names if not ours.match(name))
     return found
 
