@@ -36,7 +36,7 @@ from pipeline.kept import tell
 VERSION = "podium images 5"
 CHUNK = 128  # images between two writes: what a kill can cost
 TASK = 8  # images that a thread takes at once
-RESERVE = 1 << 30  # bytes of disk that stay free
+RESERVE = 1 << 30  # bytes of disk that stay free beside a large store; beside a small one, as many as it takes
 Side = int | Literal["off"]
 Decoded = tuple[np.ndarray, np.ndarray]  # an image's record and pixels
 
@@ -249,7 +249,7 @@ class Store:
     def _check_disk(self, paths: list[str]) -> None:
         """Raises `Mistakes` where the images would not fit, by the sizes that a sample of files names."""
         needed = estimate(paths, self.side)
-        free = shutil.disk_usage(self.folder).free - RESERVE
+        free = shutil.disk_usage(self.folder).free - min(RESERVE, needed)
         if needed > free:
             found = (
                 f"{len(paths):,} images need about {needed / 1e9:,.1f} GB, and {max(free, 0) / 1e9:,.1f} GB are free"

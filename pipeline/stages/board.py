@@ -11,6 +11,7 @@ from pipeline import receipts
 from pipeline.config.metric import parse_metric
 from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import ROOT, RUNS
+from pipeline.kept import where_allowed
 from pipeline.stages.members import file_of
 from pipeline.stages.record import UNKNOWN, by_units, connect, scores_of
 from pipeline.work import Work, say
@@ -172,8 +173,9 @@ def board(work: Work) -> int:
     say("board", told)
     path = RUNS / f"board-{settings.competition.name}.png"
     cv = [(line.cv, line.low, line.high) for line in lines]
-    picture(cv, values, [line.run.id[:8] for line in lines], odd, chosen, metric.name, f"on the {where} rows", path)
-    say("board", f"picture {shown(path)}")
+    with where_allowed():
+        picture(cv, values, [line.run.id[:8] for line in lines], odd, chosen, metric.name, f"on the {where} rows", path)
+        say("board", f"picture {shown(path)}")
     return 0
 
 

@@ -222,7 +222,7 @@ def test_two_processes_at_once_make_one_store(tmp_path):
 
 def test_a_disk_without_room_is_told_before_anything_is_written(tmp_path, pictures, monkeypatch):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage(10, 10, room.RESERVE + 100))
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda path: usage(10, 10, 100))
     store = Store(tmp_path / "store", 64)
     with pytest.raises(Mistakes, match=r"need about .* GB, and 0\.0 GB are free; valid: a smaller images\.store"):
         store.build(rows_of(pictures), hashes_of(rows_of(pictures), tmp_path), lambda n: None)
