@@ -10,13 +10,11 @@ import hashlib
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from stat import S_ISREG
 
 from pipeline import kept
 from pipeline.config.settings import fingerprint
-from pipeline.images.decode import Unreadable
 
 MISSING = "missing"
 OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the system, not of the file
@@ -60,19 +58,6 @@ def _stat(path: str) -> str | None:
 def _is_settled(path: str, before: str) -> bool:
     """Whether a change from now on would show in what `_stat` says of the file."""
     return _stat(path) == before and time.time_ns() - int(before.split()[2]) > TICK_NS
-
-
-def opened(path: str, content: str) -> BytesIO:
-    """The file in memory: the very bytes that were hashed. Raises `Unreadable` where it holds others by now."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        if error.errno in OURS:
-            raise
-        raise Unreadable(f"{type(error).__name__}: {error.strerror}") from None
-    if hashlib.sha256(data).hexdigest()[:32] != content:
-        raise Unreadable("it was replaced while this command worked; let it be, and give the same command again")
-    return BytesIO(data)
 
 
 def _sha256(path: str) -> str:

@@ -4,10 +4,13 @@ In: a path. Out: a PIL image, or `Unreadable` with the reason. What is unusual i
 bits, transparency, CMYK, several frames, another format than its name says) is handled here and noted in `FileFacts`.
 """
 
+import hashlib
 import os
 import struct
 import zlib
 from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 
 from pipeline.config.data import Preprocessing
+from pipeline.images.content import OURS
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # not the parsers that photographs never need
 MAX_PIXELS = 89_000_000  # Pillow only warns up to twice this many
@@ -93,6 +97,19 @@ def open_image(path: str | BinaryIO, side: int = 0) -> tuple[Image.Image, FileFa
         width, height = height, width
     about = (n_bytes, quantisation, camera, extras)
     return pixels, FileFacts(width, height, mode, kind, orientation, frames, bits, has_alpha, *about)
+
+
+def opened(path: str, content: str) -> BytesIO:
+    """The file in memory: the very bytes that were hashed. Raises `Unreadable` where it holds others by now."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        if error.errno in OURS:
+            raise
+        raise Unreadable(f"{type(error).__name__}: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest()[:32] != content:
+        raise Unreadable("it was replaced while this command worked; let it be, and give the same command again")
+    return BytesIO(data)
 
 
 def _size_and_quantisation(image: Image.Image) -> tuple[int, float]:

@@ -18,7 +18,6 @@ from PIL import Image
 from pipeline.competition.contract import Row
 from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes
-from pipeline.images.content import opened
 from pipeline.images.decode import (
     MAX_PIXELS,
     MIDDLE,
@@ -26,6 +25,7 @@ from pipeline.images.decode import (
     as_image,
     enlarge,
     open_image,
+    opened,
     resize_and_crop,
     resize_and_crop_fast,
     shrink,

@@ -28,8 +28,8 @@ from pipeline.atomic import atomic
 from pipeline.competition.contract import WHERE, Row
 from pipeline.config.data import STORE_SIDES, Preprocessing
 from pipeline.config.mistakes import Mistake, Mistakes, shown
-from pipeline.images.content import MISSING, opened
-from pipeline.images.decode import BROKEN, FORMATS, Unreadable, open_image, shrink
+from pipeline.images.content import MISSING
+from pipeline.images.decode import BROKEN, FORMATS, Unreadable, open_image, opened, shrink
 from pipeline.images.facts import RECORD, SIDE, checks_of, facts_of, pixels_hash
 from pipeline.kept import tell
 
