@@ -84,7 +84,7 @@ def _reason(number: int, path: Path | None) -> str:
     if number not in FULL:
         return reason
     folder = next((each for each in (path or RUNS, *(path or RUNS).parents) if each.is_dir()), Path("/"))
-    return f"{reason} ({shutil.disk_usage(folder).free / 1e6:,.0f} MB are free)"
+    return f"{reason} ({shutil.disk_usage(folder).free / 1e6:,.0f} MB are free in {shown(folder)})"
 
 
 def _named(path: Path) -> str:

@@ -223,7 +223,7 @@ def _tell_disk(work: Work, task: Task, n_models: int, folder: Path) -> None:
             "to go on from; delete it if that is not wanted")  # fmt: skip
     stay = 3 * stay
     if stay + for_resuming > free:
-        found = f"the checkpoints need about {(stay + for_resuming) / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free"
+        found = f"the checkpoints need about {(stay + for_resuming) / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB are free"
         raise Mistakes(
             [Mistake(shown(folder), found, "valid: a smaller model, fewer folds or seeds, or more room", "disk")]
         )
