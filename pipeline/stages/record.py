@@ -17,8 +17,8 @@ from pipeline.work import say
 
 if TYPE_CHECKING:
     from pipeline.compare import Comparison
-    from pipeline.config.settings import Experiment
     from pipeline.config.metric import Metric
+    from pipeline.config.settings import Experiment
     from pipeline.metrics import Interval
     from pipeline.tracking.browse import Run
     from pipeline.tracking.runs import Tracker
