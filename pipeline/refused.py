@@ -14,15 +14,13 @@ from pathlib import Path
 from pipeline.config.mistakes import shown
 from pipeline.config.settings import RUNS
 
-AGAIN = "and the same command goes on"
 RIGHTS = "write there as another user, or work in a checkout of your own"
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REMEDIES = {
-    errno.ENOSPC: f"make room, {AGAIN}",
-    errno.EDQUOT: f"make room within your quota, {AGAIN}",
-    errno.EFBIG: f"raise the limit on the size of files (ulimit -f), {AGAIN}",
-    errno.EMFILE: f"raise the limit on open files (ulimit -n), {AGAIN}",
-    errno.ENFILE: f"end some other program, {AGAIN}",
+    errno.ENOSPC: "make room, and the same command goes on",
+    errno.EDQUOT: "make room within your quota, and the same command goes on",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), and the same command goes on",
+    errno.EMFILE: "raise the limit on open files (ulimit -n), and the same command goes on",
     errno.EACCES: RIGHTS,
     errno.EPERM: RIGHTS,
     errno.EROFS: RIGHTS,
@@ -32,51 +30,41 @@ REMEDIES = {
     errno.EINVAL: "a path may hold no NUL character",
 }
 # what libraries say instead of a number; torch says the first two where it cannot write a file whole
-WORDS = {
+WORDS = {os.strerror(number): number for number in REMEDIES if number != errno.EINVAL} | {
     "unexpected pos": errno.ENOSPC,
     "PytorchStreamWriter failed writing": errno.ENOSPC,
-    "No space left on device": errno.ENOSPC,
     "database or disk is full": errno.ENOSPC,
-    "Disk quota exceeded": errno.EDQUOT,
-    "File too large": errno.EFBIG,
-    "Too many open files": errno.EMFILE,
-    "Read-only file system": errno.EROFS,
     "readonly database": errno.EROFS,
-    "Permission denied": errno.EACCES,
     "Parent directory": errno.ENOENT,
-    "No such file or directory": errno.ENOENT,
     "embedded null": errno.EINVAL,
 }
 
 
 def refused(error: BaseException) -> str:
     """One line for the user; empty where it is no error of the system's."""
-    numbers = [(each, _number(each)) for each in _chain(error)]
-    # a full disk makes other things fail as well, so it is named first
-    for each, number in sorted(numbers, key=lambda pair: pair[1] not in FULL):
-        if number:
-            name = getattr(each, "filename", None)
-            path = Path(os.fsdecode(name)) if isinstance(name, str | bytes) and name else None
-            return f"{_reason(number, path)}{f': {_named(path)}' if path else ''}; {REMEDIES.get(number, 'look there')}"
+    # a full disk makes other things fail as well, so it is looked for in all that went before
+    full = [each for each in _chain(error, "__cause__", "__context__") if _number(each) in FULL]
+    for each in [*full, *(cause for cause in _chain(error, "__cause__") if _number(cause))]:
+        number, name = _number(each), getattr(each, "filename", None)
+        path = Path(os.fsdecode(name)) if isinstance(name, str | bytes) and name else None
+        return f"{_reason(number, path)}{f': {_named(path)}' if path else ''}; {REMEDIES.get(number, 'look there')}"
     return ""
 
 
 def _number(error: BaseException) -> int:
-    if isinstance(error, OSError) and error.errno and error.filename is not None:
-        return error.errno
-    if isinstance(error, OSError) and error.errno in REMEDIES:
+    if isinstance(error, OSError) and error.errno and (error.filename is not None or error.errno in REMEDIES):
         return error.errno
     return next((number for words, number in WORDS.items() if words in str(error)), 0)
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException, *links: str) -> Iterator[BaseException]:
     """The error and what led to it."""
     known: set[int] = set()
     following: BaseException | None = error
     while following is not None and id(following) not in known:
         known.add(id(following))
         yield following
-        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+        following = next((before for link in links if (before := getattr(following, link)) is not None), None)
 
 
 def _reason(number: int, path: Path | None) -> str:

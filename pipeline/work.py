@@ -22,7 +22,7 @@ from pipeline.competition.labels import check_class_weights, check_label_bounds,
 from pipeline.competition.paths import missing_images
 from pipeline.competition.sources import open_competition
 from pipeline.config.losses import GivenWeights
-from pipeline.config.mistakes import Mistake, Mistakes, shown
+from pipeline.config.mistakes import Mistake, Mistakes, first_line, shown
 from pipeline.config.settings import ROOT, RUNS, Experiment, fingerprint
 from pipeline.images.content import MISSING, content_hashes, images_hash
 from pipeline.receipts import Receipt
@@ -260,7 +260,7 @@ class Work:
             try:
                 fetch(receipt.run_id, name, path.parent)
             except Exception as error:  # MLflow raises many kinds; each means that the file cannot be had
-                found = f"gone from here, and MLflow does not give it ({type(error).__name__})"
+                found = f"gone from here, and MLflow does not give it ({first_line(error)})"
                 raise Mistakes([Mistake(shown(path), found, remedy, "artifacts")]) from error
             say(receipt.verb, f"{name} fetched from MLflow")
         if not path.is_file() or receipts.sha256(path) != made["sha256"]:

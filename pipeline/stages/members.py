@@ -216,7 +216,7 @@ def file_of(run_id: str, name: str, again: bool = False) -> Path:
         kept.seal(path, receipts.sha256(came))
         os.replace(came, path)  # whole, or not there
     except Exception as error:  # MLflow raises many kinds; each means that the file cannot be had
-        found = f"MLflow does not give its {name} ({type(error).__name__})"
+        found = f"MLflow does not give its {name} ({first_line(error)})"
         raise Mistakes([Mistake(f"run {run_id[:8]}", found, "valid: a run with its artifacts", "runs")]) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
