@@ -37,7 +37,7 @@ ROOMS = {  # whose code a stage's result comes from
     ),
     "submit": (
         *(*_DATA, "metrics", "task", "augment", "model", "views", "predict", "infer", "stream", "compare", "ensemble"),
-        *("answers", "leaderboard", "shares", "submit"),
+        *("answers", "expected", "leaderboard", "shares", "submit"),
     ),
     "score": (*_DATA, "metrics", "answers", "score"),
 }

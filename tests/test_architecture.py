@@ -63,6 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ensemble": {"config", "metrics", "compare", "crossval"},
     "stream": {"ensemble", "infer", "predict", "views"},
     "leaderboard": set(),
+    "expected": {"config", "metrics"},
     "shares": set(),
     "submit": {"config", "competition", "answers", "atomic"},
     "score": {"config", "competition", "answers", "metrics"},

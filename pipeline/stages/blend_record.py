@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pipeline.ensemble.blends import Blend, Candidate
     from pipeline.ensemble.recipe import Recipe
     from pipeline.ensemble.weights import Rows
+    from pipeline.stages.expectation import Outlook
     from pipeline.tracking.browse import Run
 
 FORMAT = "podium submission 1"
@@ -71,36 +72,41 @@ class Likely:
     words: list[str]
 
 
-def tell_blend(blend: Blend, metric: str) -> None:
-    """A table of the candidates, where there were several; and what was chosen."""
+def tell_blend(blend: Blend, metric: str, ahead: Outlook) -> None:
+    """A table of the candidates, where there were several; what was chosen; and where it should gain nothing."""
     if len(blend.candidates) > 2 or blend.singles:
-        for line in table_of(blend, metric):
+        for line in table_of(blend, metric, ahead):
             say("submit", line)
     say("submit", blend.reason)
+    for line in ahead.doubts(blend):
+        say("submit", line)
 
 
-def table_of(blend: Blend, metric: str) -> list[str]:
-    """Lines: each run by itself, then each blend, its score cross-fitted, and its gain."""
+def table_of(blend: Blend, metric: str, ahead: Outlook) -> list[str]:
+    """Lines: each run by itself, then each blend, its score cross-fitted, its gain, and what its average should score.
+
+    The last says what the choice is worth on the test set, where each row is answered by the mean of all models.
+    """
     width = max(len(one.name) for one in (*blend.candidates, *blend.singles))
     n = len(f"{blend.chosen.score:.4f}")
-    lines = [f"{'':<{width}}  {metric:>{n}}  95 % interval       better than      by (interval)"]
+    lines = [f"{'':<{width}}  {metric:>{n}}  95 % interval       expected  better than      by (interval)"]
     for one in (*blend.singles, *blend.candidates):
         against = (
             f"{one.against:<15}  {one.gain:+.4f} ({one.gain_low:+.4f} to {one.gain_high:+.4f})" if one.against else ""
         )
         taken = "  <- taken" if one is blend.chosen else ""
         interval = f"{one.low:.4f} to {one.high:.4f}"
-        lines.append(
-            f"{one.name:<{width}}  {one.score:>{max(n, len(metric))}.4f}  {interval:<18}  {against}{taken}".rstrip()
-        )
+        expected = f"{ahead.of[one.name]:.4f}" if one.name in ahead.of else ""
+        score = f"{one.score:>{max(n, len(metric))}.4f}"
+        lines.append(f"{one.name:<{width}}  {score}  {interval:<18}  {expected:<8}  {against}{taken}".rstrip())
     return lines
 
 
-def about_blend(work: Work, blend: Blend, members: Sequence[Member]) -> list[str]:
+def about_blend(work: Work, blend: Blend, members: Sequence[Member], ahead: Outlook) -> list[str]:
     """Lines for the run's page, in Markdown."""
     chosen, metric = blend.chosen, work.competition.metric
     lines = [f"**{metric} {chosen.score:.4f}** out of fold, 95 % interval {chosen.low:.4f} to {chosen.high:.4f}; "
-             f"{blend.reason}"]  # fmt: skip
+             f"{blend.reason}", ahead.words, *ahead.doubts(blend)]  # fmt: skip
     if len(members) > 1:
         rows = ["| run | weight | alone |", "| --- | --- | --- |"]
         for member, weight, single in zip(members, chosen.weights, blend.singles, strict=True):
@@ -190,7 +196,8 @@ def _better(work: Work, past: Sequence[Run], cv: float) -> list[str]:
 
 
 def record_of(
-    work: Work, members: Sequence[Member], blend: Blend, recipe: Recipe, seen: Seen, likely: Likely, sha256: str
+    work: Work, members: Sequence[Member], blend: Blend, recipe: Recipe, seen: Seen, likely: Likely, ahead: Outlook,
+    sha256: str,
 ) -> dict[str, Any]:  # fmt: skip
     """`submission.json`: the recipe and everything it stands on; `make verify` needs nothing else."""
     from pipeline.model import checkpoint_info, pick_device
@@ -236,12 +243,14 @@ def record_of(
                 "low": one.low,
                 "high": one.high,
                 "score_where_fitted": one.seen,
+                "leaderboard_expected": ahead.of.get(one.name),
             }
             | ({"better_than": one.against, "by": one.gain, "by_low": one.gain_low, "by_high": one.gain_high}
                if one.against else {})
             for one in candidates
         ],
-        "leaderboard_expected": likely.figures,
+        "leaderboard_expected": ahead.recorded,
+        "leaderboard_by_earlier_scores": likely.figures,
         "shares": seen.shares,
         "warnings": seen.warnings,
         "n_rows_changed_since_previous": seen.n_changed,

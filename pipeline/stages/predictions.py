@@ -44,20 +44,58 @@ class Question:
     models: list[tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class TestAnswers:
+    """Of the test rows. averaged: for each run its models' mean in the space of `submit.average`; means: that of their
+    outputs as they are; spreads: as in `expected.spreads`.
+    """
+
+    averaged: list[np.ndarray]
+    means: list[np.ndarray]
+    spreads: np.ndarray
+
+
 def test_outputs(work: Work, members: Sequence[Models], submit: Submit, fresh: bool = False) -> list[np.ndarray]:
     """For each member the mean over its models, in the space of `submit.average`: (N_test, n_outputs) float64.
 
     fresh: predicts everything again, and keeps nothing.
     """
-    import numpy as np
+    answers = model_outputs(work, members, submit, fresh)
+    return _means(answers, members, submit.average, work.competition.target)
 
+
+def _means(
+    answers: dict[tuple[int, int], np.ndarray], members: Sequence[Models], average: Average, kind: str
+) -> list[np.ndarray]:
+    """For each member the mean over its models, added up one by one, since all at once would take much memory."""
     from pipeline.ensemble.combine import spread
 
-    answers, kind = model_outputs(work, members, submit, fresh), work.competition.target
-    return [
-        np.mean([spread(answers[m, c], submit.average, kind) for c in range(len(member.checkpoints))], axis=0)
-        for m, member in enumerate(members)
-    ]
+    means = []
+    for m, member in enumerate(members):
+        total = spread(answers[m, 0], average, kind)
+        for c in range(1, len(member.checkpoints)):
+            total += spread(answers[m, c], average, kind)
+        means.append(total / len(member.checkpoints))
+    return means
+
+
+def test_answers(work: Work, members: Sequence[Member], submit: Submit) -> TestAnswers:
+    """The test rows as `submit` averages them, with what `expected` needs to know of the models behind the means."""
+    import numpy as np
+
+    from pipeline.expected import spreads
+    from pipeline.folds.split import fold_columns, splits
+    from pipeline.model import checkpoint_info
+
+    answers, kind = model_outputs(work, members, submit), work.competition.target
+    folds = members[0].folds.set_index("image_id").loc[members[0].oof["image_id"]]
+    each = [[answers[m, c] for c in range(len(member.checkpoints))] for m, member in enumerate(members)]
+    numbers = [[checkpoint_info(path).fold for path in member.checkpoints] for member in members]
+    of_repeat = [split.repeat for split in splits(members[0].folds)]
+    times = (folds[fold_columns(members[0].folds)].to_numpy(int) >= 0).sum(axis=1)
+    averaged = _means(answers, members, submit.average, kind)
+    means = averaged if submit.average == "probs" else _means(answers, members, "probs", kind)
+    return TestAnswers(averaged, means, spreads(each, numbers, of_repeat, np.asarray(times)))
 
 
 def model_outputs(
@@ -68,8 +106,12 @@ def model_outputs(
     return _answers(work, members, [Question(work.competition.test_rows, work.contents[1], models)], submit, fresh)
 
 
-def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[np.ndarray]:
+def oof_outputs(
+    work: Work, members: Sequence[Member], submit: Submit, average: Average | None = None
+) -> list[np.ndarray]:
     """The same for the out-of-fold rows, in the order of the first member's table.
+
+    average: in another space than that of `submit.average`.
 
     Each row is answered by the models that did not see it, through the same views and averaged in the same way as the
     test rows are. Where the table of the training holds just that, it is not predicted again.
@@ -81,7 +123,7 @@ def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[n
     from pipeline.folds.split import splits
     from pipeline.model import checkpoint_info
 
-    kind = work.competition.target
+    kind, average = work.competition.target, average or submit.average
     ids = members[0].oof["image_id"].to_numpy()
     place = {image_id: i for i, image_id in enumerate(ids)}
     row_of = {row["image_id"]: i for i, row in enumerate(work.competition.train_rows)}
@@ -89,7 +131,7 @@ def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[n
     sides: dict[tuple[int, int], np.ndarray] = {}  # the places in `ids` of the rows that a model validated
     known: dict[tuple[int, int], np.ndarray] = {}
     for m, member in enumerate(members):
-        if not submit.views and submit.average == "probs":
+        if not submit.views and average == "probs":
             continue  # the table holds just that
         each = splits(member.folds)
         table = arrays_of(member.oof.set_index("image_id").loc[ids].reset_index())[1]
@@ -111,7 +153,7 @@ def oof_outputs(work: Work, members: Sequence[Member], submit: Submit) -> list[n
             continue
         total, times = np.zeros((len(place), answers[m, 0].shape[1])), np.zeros(len(place))
         for c in range(len(member.checkpoints)):
-            total[sides[m, c]] += spread(answers[m, c], submit.average, kind)
+            total[sides[m, c]] += spread(answers[m, c], average, kind)
             times[sides[m, c]] += 1
         assert times.all(), f"{member.name} left rows that no model of it validated"
         means.append(total / times[:, None])

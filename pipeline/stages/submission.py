@@ -19,8 +19,9 @@ from pipeline.config.settings import fingerprint
 from pipeline.receipts import Receipt
 from pipeline.stages.blend_record import about_blend, expectation, looked_at, record_of, tell_blend
 from pipeline.stages.describe import dataset, page
+from pipeline.stages.expectation import Outlook, outlook
 from pipeline.stages.members import Member, check_alike, check_views, chosen_runs, fetched, file_of, own
-from pipeline.stages.predictions import oof_outputs, test_outputs
+from pipeline.stages.predictions import oof_outputs, test_answers
 from pipeline.stages.training import train
 from pipeline.work import Work, say
 
@@ -74,9 +75,11 @@ def submit(work: Work) -> Receipt:
     check_alike(members, work)
     check_views(members, work)
     blended = blend_of(work, members)
-    tell_blend(blended.blend, work.competition.metric)
-    outputs = blended.recipe.outputs(test_outputs(work, members, work.settings.submit), work.competition.target)
-    return _write(work, inputs, members, blended, outputs, started)
+    test = test_answers(work, members, work.settings.submit)
+    ahead = outlook(work, members, blended.rows, blended.blend, test)
+    tell_blend(blended.blend, work.competition.metric, ahead)
+    outputs = blended.recipe.outputs(test.averaged, work.competition.target)
+    return _write(work, inputs, members, blended, outputs, ahead, started)
 
 
 def refuse_without_test(work: Work) -> None:
@@ -119,8 +122,9 @@ def blend_of(work: Work, members: Sequence[Member]) -> Blended:
 
 
 def _write(
-    work: Work, inputs: dict[str, Any], members: Sequence[Member], blended: Blended, outputs: Any, started: float
-) -> Receipt:
+    work: Work, inputs: dict[str, Any], members: Sequence[Member], blended: Blended, outputs: Any, ahead: Outlook,
+    started: float,
+) -> Receipt:  # fmt: skip
     from pipeline import submit as room
     from pipeline.report.blend_pictures import blends
 
@@ -132,7 +136,7 @@ def _write(
     now = room.read_submission(fresh)
     seen = looked_at(work, blended.rows, chosen, before, now)
     likely = expectation(work, chosen.score)
-    record = record_of(work, members, blended.blend, blended.recipe, seen, likely, receipts.sha256(fresh))
+    record = record_of(work, members, blended.blend, blended.recipe, seen, likely, ahead, receipts.sha256(fresh))
     if blended.views:
         gain = {"by": blended.views.difference, "by_low": blended.views.low, "by_high": blended.views.high}
         record["views_against_none"] = gain
@@ -151,8 +155,10 @@ def _write(
     with work.run("submission", f"submission · {chosen.score:.4f}", inputs, identity) as run_id:
         name = f"oof_{competition.metric}"
         work.tracker.metrics(run_id, {name: chosen.score, f"{name}_low": chosen.low, f"{name}_high": chosen.high})
+        work.tracker.metrics(run_id, ahead.metrics(competition.metric))
         work.tracker.inputs(run_id, [dataset(competition, "test", work.image_hashes[1])])
-        lines = [told, *about_blend(work, blended.blend, members), *seen.warnings, *likely.words, seen.form]
+        about = about_blend(work, blended.blend, members, ahead)
+        lines = [told, *about, *seen.warnings, *likely.words, seen.form]
         links = {f"cross-validation {member.name}": member.run_id for member in members}
         work.tracker.describe(run_id, page(work, "A submission.", lines, "submit", links))
         for file in (path, record_path, picture):
@@ -163,7 +169,8 @@ def _write(
         say("submit", line)
     since = "" if seen.n_changed == "no previous" else f"; {seen.n_changed:,} rows differ from the submission before"
     say("submit", told + since)
-    figures = {"n_rows": record["n_rows"], "score": chosen.score, "low": chosen.low, "high": chosen.high}
+    figures = {"n_rows": record["n_rows"], "score": chosen.score, "low": chosen.low, "high": chosen.high,
+               "expected": ahead.recorded}  # fmt: skip
     return work.finish("submit", inputs, [path, record_path], run_id, figures, started)
 
 
@@ -243,11 +250,16 @@ def summary(work: Work) -> str:
     """What the user wants to know in the end, from the receipts alone."""
     made = receipts.read(work.folder, "submit")
     assert made is not None, "it has just been made"
-    figures = made.figures
+    figures, expected = made.figures, made.figures.get("expected", {})
     experiment = "" if work.experiment == "experiments/digits.yaml" else f" EXP={work.experiment}"
     rows = {
         f"cross-validated {work.competition.metric}": (
             f"{figures['score']:.4f}  (95 % interval {figures['low']:.4f} to {figures['high']:.4f})"
+        ),
+        "expected on the test set": (
+            f"{expected['value']:.4f}  (95 % interval {expected['low']:.4f} to {expected['high']:.4f})"
+            if "value" in expected
+            else expected.get("how", "not recorded by the version that made it")
         ),
         "submission": shown(Path(work.folder / "submission.csv")),
         "browse all runs in MLflow": f"make ui{experiment}",
