@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, logit, softmax
 
-from pipeline.config.metric import Metric, parse_metric
+from pipeline.config.metric import Metric
 from pipeline.metrics import judged, resamples
 
 MOST_DRAWS, FEWEST_DRAWS = 200, 50
@@ -92,8 +92,8 @@ def spreads(
 
 
 def expected_score(
-    metric: str | Metric, kind: str, oof: Answered, targets: np.ndarray, units: np.ndarray, test: Answered, spread: np.ndarray,
-    seed: int = 0,
+    metric: Metric, kind: str, oof: Answered, targets: np.ndarray, units: np.ndarray, test: Answered,
+    spread: np.ndarray, seed: int = 0,
 ) -> Expected:  # fmt: skip
     """targets, units: (N,) of the out-of-fold rows. spread: (C,), from `spreads`. Raises `Unknown`."""
     recipe = _Recipe(metric, kind, oof, targets, test, spread, seed)
@@ -114,12 +114,11 @@ def expected_score(
         together = max(1.0, deviation / max(np.std([recipe.score(w) for w in by_row]), TINY))
     of_test = (drawn - drawn.mean()) * together * (len(recipe.test.means) / len(test.means)) ** 0.5
     ends = np.quantile(value + of_test[:, None] + luck, [0.025, 0.975])
-    span = parse_metric(metric, kind).span
-    return Expected(*(float(np.clip(end, *span)) for end in (value, *ends)))
+    return Expected(*(float(np.clip(end, *metric.span)) for end in (value, *ends)))
 
 
 def expected_value(
-    metric: str | Metric,
+    metric: Metric,
     kind: str,
     oof: Answered,
     targets: np.ndarray,
@@ -130,22 +129,22 @@ def expected_value(
     """The same without its interval, for candidates beside each other. Raises `Unknown`."""
     recipe = _Recipe(metric, kind, oof, targets, test, spread, seed)
     value = recipe.corrected(recipe.drawn(recipe.test, 0.0, recipe.n_draws))
-    return float(np.clip(value, *parse_metric(metric, kind).span))
+    return float(np.clip(value, *metric.span))
 
 
 class _Recipe:
     """Steps 1 to 3 for one submission. rows: the out-of-fold rows that are looked at."""
 
     def __init__(
-        self, metric: str | Metric, kind: str, oof: Answered, targets: np.ndarray, test: Answered, spread: np.ndarray, seed: int
+        self, metric: Metric, kind: str, oof: Answered, targets: np.ndarray, test: Answered, spread: np.ndarray,
+        seed: int,
     ):  # fmt: skip
-        rule = parse_metric(metric, kind)
         self.kind, self.seed = kind, seed
         if not len(test.means):
             raise Unknown("there are no test rows")
         n_outputs = test.means.shape[1]
         # what counts answers is quick for any number of rows; what orders or adds up whole tables is not
-        by_answers = kind != "multilabel" and rule.kind in ("f", "accuracy", "balanced_accuracy", "quadratic_kappa")
+        by_answers = kind != "multilabel" and metric.kind in ("f", "accuracy", "balanced_accuracy", "quadratic_kappa")
         self.rows, test_rows = (
             some_rows(len(side.means), len(side.means) if by_answers else CELLS // n_outputs, seed)
             for side in (oof, test)
@@ -160,7 +159,7 @@ class _Recipe:
         self.n_draws = int(np.clip(
             WORK / (len(self.test.means) * (20 if by_answers else n_outputs)), FEWEST_DRAWS, MOST_DRAWS
         ))  # fmt: skip
-        self.judged = {id(side): judged(rule, side.answers, kind) for side in (self.oof, self.test)}
+        self.judged = {id(side): judged(metric, side.answers, kind) for side in (self.oof, self.test)}
         self.score = self.judged[id(self.oof)](self.targets)
 
     def corrected(self, drawn: np.ndarray) -> float:

@@ -73,22 +73,21 @@ def outlook(work: Work, members: Sequence[Member], rows: Rows, blend: Blend, tes
 
     from pipeline.expected import Unknown, expected_score, expected_value
 
-    settings = work.settings.submit
+    settings, metric = work.settings.submit, parse_metric(rows.metric, rows.kind)
     oof_means = rows.members if settings.average == "probs" else oof_outputs(work, members, settings, "probs")
     others = [one for one in (*blend.singles, *blend.candidates) if one is not blend.chosen]
     try:
         oof, answered, spread = _sides(blend.chosen, rows, oof_means, test)
         units = np.where(rows.groups == "", np.arange(len(rows.groups)).astype(str), rows.groups)
-        expected = expected_score(rows.metric, rows.kind, oof, rows.targets, units, answered, spread)
+        expected = expected_score(metric, rows.kind, oof, rows.targets, units, answered, spread)
         of = {blend.chosen.name: expected.value}
         for one in others if len(blend.candidates) > 1 or blend.singles else ():
             oof, answered, spread = _sides(one, rows, oof_means, test)
-            of[one.name] = expected_value(rows.metric, rows.kind, oof, rows.targets, answered, spread)
+            of[one.name] = expected_value(metric, rows.kind, oof, rows.targets, answered, spread)
     except Unknown as error:
         return Outlook(None, str(error))
     learnt = any("pseudo-labels" in member.title for member in members)
-    better = parse_metric(rows.metric, rows.kind).greater_is_better
-    return Outlook(expected, "", of, LEARNT if learnt else "", better)
+    return Outlook(expected, "", of, LEARNT if learnt else "", metric.greater_is_better)
 
 
 def _sides(
