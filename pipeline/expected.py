@@ -97,22 +97,27 @@ def expected_score(
 ) -> Expected:  # fmt: skip
     """targets, units: (N,) of the out-of-fold rows. spread: (C,), from `spreads`. Raises `Unknown`."""
     recipe = _Recipe(metric, kind, oof, targets, test, spread, seed)
-    drawn = recipe.drawn(recipe.test, 0.0, recipe.n_draws)
-    value = recipe.corrected(drawn)
-    weights = list(resamples(len(recipe.rows), units[recipe.rows], N_RESAMPLES, seed))
+    value = recipe.value()
+    drawn, other = (recipe.drawn(recipe.test, 0.0, recipe.n_draws, other_rows=flag) for flag in (False, True))
+    # of another test set of this size; of its labels alone where it has too few rows to draw others
+    of_test = max(drawn - drawn.mean(), other - drawn - (other - drawn).mean(), key=np.std)
+    weights = list(resamples(units[recipe.rows], N_RESAMPLES, seed))
     luck = np.array([recipe.score(w) for w in weights])
     deviation, luck = luck.std(), luck - luck.mean()
     # the models' error is known from these rows only, too
     errors = np.array([w @ recipe.errors / w.sum() for w in weights])
     step = errors.std(axis=0)
     along = (errors - recipe.error).sum(axis=1)
-    moved = luck + along / max(along.std(), TINY) * (recipe.change(step) - recipe.change(-step)) / 2
-    luck = max(luck, moved, key=np.std)
+    by_step = (recipe.changed(step) - recipe.changed(-step)) / 2  # of the test rows' score and the other's
+    luck = max(luck, luck + along / max(along.std(), TINY) * (by_step[0] - by_step[1]), key=np.std)
+    # a harder test set has more spread, and so less error where it has more: as if each row's spread varied by itself
+    of_spread = abs(by_step[0]) * recipe.spread.sum() / max(step.sum(), TINY) / len(test.means) ** 0.5
+    of_test = of_test * (1 + of_spread / max(of_test.std(), TINY))
     together = 1.0
     if len(np.unique(units)) < len(units):
-        by_row = resamples(len(recipe.rows), None, N_RESAMPLES, seed)
+        by_row = resamples(np.arange(len(recipe.rows)), N_RESAMPLES, seed)
         together = max(1.0, deviation / max(np.std([recipe.score(w) for w in by_row]), TINY))
-    of_test = (drawn - drawn.mean()) * together * (len(recipe.test.means) / len(test.means)) ** 0.5
+    of_test = of_test * together * (len(recipe.test.means) / len(test.means)) ** 0.5
     ends = np.quantile(value + of_test[:, None] + luck, [0.025, 0.975])
     return Expected(*(float(np.clip(end, *metric.span)) for end in (value, *ends)))
 
@@ -128,8 +133,7 @@ def expected_value(
 ) -> float:
     """The same without its interval, for candidates beside each other. Raises `Unknown`."""
     recipe = _Recipe(metric, kind, oof, targets, test, spread, seed)
-    value = recipe.corrected(recipe.drawn(recipe.test, 0.0, recipe.n_draws))
-    return float(np.clip(value, *metric.span))
+    return float(np.clip(recipe.value(), *metric.span))
 
 
 class _Recipe:
@@ -162,18 +166,20 @@ class _Recipe:
         self.judged = {id(side): judged(metric, side.answers, kind) for side in (self.oof, self.test)}
         self.score = self.judged[id(self.oof)](self.targets)
 
-    def corrected(self, drawn: np.ndarray) -> float:
+    def value(self) -> float:
         """The expected score, less what the recipe errs by where the score is known."""
-        again = self.drawn(self.oof, 0.0, self.n_draws)
-        return float(drawn.mean() - again.mean() + self.score(np.ones(len(self.rows))))
+        of_test, of_oof = (self.drawn(side, 0.0, self.n_draws).mean() for side in (self.test, self.oof))
+        return float(of_test - of_oof + self.score(np.ones(len(self.rows))))
 
-    def change(self, step: np.ndarray) -> float:
-        """The expected score, up to a constant, if the models' error were larger by `step`."""
-        of_test, of_oof = (self.drawn(side, step, self.n_draws // 4).mean() for side in (self.test, self.oof))
-        return float(of_test - of_oof)
+    def changed(self, step: np.ndarray) -> np.ndarray:
+        """(2,) scores drawn for test and out-of-fold rows, if the models' error were larger by `step`."""
+        return np.array([self.drawn(side, step, self.n_draws // 4).mean() for side in (self.test, self.oof)])
 
-    def drawn(self, side: Answered, step: np.ndarray | float, n: int) -> np.ndarray:
-        """(n,) scores of a side's answers by targets drawn for its means. The same luck in every call."""
+    def drawn(self, side: Answered, step: np.ndarray | float, n: int, other_rows: bool = False) -> np.ndarray:
+        """(n,) scores of a side's answers by targets drawn for its means. The same luck in every call.
+
+        other_rows: of a resample of the rows each time, since another test set would be easier or harder.
+        """
         rng = np.random.default_rng(self.seed)
         error = self.error + step
         if side is self.test:
@@ -183,7 +189,10 @@ class _Recipe:
             draws = self._numbers(side, float(error[0]), n, rng)
         else:
             draws = _labels(side.means, _temperature(side.means, error, self.kind), self.kind, n, rng)
-        return np.array([judge(targets)(everything) for targets in draws])
+        if not other_rows:
+            return np.array([judge(targets)(everything) for targets in draws])
+        weights = resamples(np.arange(len(everything)), n, self.seed)
+        return np.array([judge(targets)(times) for targets, times in zip(draws, weights, strict=True)])
 
     def _numbers(self, side: Answered, error: float, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Targets of a regression: the prediction and a residual of a row that was predicted alike."""

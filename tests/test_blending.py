@@ -105,6 +105,16 @@ def test_several_runs_are_one_submission_with_the_score_of_exactly_this_blend(tw
     assert "each the mean of 4 models of 2 runs" in out and "equal" in out
     [run] = mlflow_runs(two, "submission")[:1]
     assert run.data.metrics["oof_macro_f1"] == pytest.approx(score)
+    ahead = record["leaderboard_expected"]
+    assert ahead["low"] <= ahead["value"] <= ahead["high"] <= 1 and "no answer of a test row" in ahead["how"]
+    assert f"expected on the test set     {ahead['value']:.4f}  (95 % interval {ahead['low']:.4f}" in out
+    assert [run.data.metrics[f"expected_macro_f1{end}"] for end in ("", "_low", "_high")] == [
+        ahead[name] for name in ("value", "low", "high")
+    ]
+    assert f"expected on the test set: {ahead['value']:.4f}" in run.data.tags["mlflow.note.content"]
+    assert all(0 < each["leaderboard_expected"] <= 1 for each in record["blends"])
+    truth = pd.read_csv(two.root / "data/digits/answers.csv", dtype=str)["label"]
+    assert ahead["low"] <= f1_score(truth, written["label"].astype(str), average="macro") <= ahead["high"]
     assert (
         two.main("submit", DIGITS, "submit.bias=off", "submit.blend=equal", "--runs", "top2")[0].count("up to date")
         == 1
@@ -193,6 +203,9 @@ def test_scores_that_came_home_stand_beside_the_cross_validation_and_are_expecte
     assert "off its cross-validation" in out
     cv = run.data.metrics["oof_macro_f1"]
     out, _ = two.main("board", DIGITS)
+    expected = run.data.metrics
+    low, high = (f"{expected[f'expected_macro_f1_{end}']:.4f}" for end in ("low", "high"))
+    assert f"{expected['expected_macro_f1']:.4f} ({low} to {high})" in out and "expected (95 % interval)" in out
     assert "0.3100" in out and "private less public: -0.0100" in out and (two.runs / "board-digits.png").is_file()
     assert f"public less cross-validated: {0.31 - cv:+.4f} on average (n = 1)" in out and "select " in out
     out, _ = two.main("submit", DIGITS, "submit.average=vote", "submit.bias=off", "--runs", "top2")
@@ -254,6 +267,10 @@ def test_pseudo_labels_come_from_a_folds_own_models_and_reach_its_training_alone
         for i in (0, len(rows) - 1):  # and the pixels are the test image's
             assert (data.images[n + i].numpy() == images[i].numpy()).all()
     run = mlflow_runs(two, "cv")[0]
+    gain = run.data.metrics["pseudo_gain_expected"]
+    worth = "should gain" if round(gain, 4) > 0 else "should not gain"
+    assert f"the average {worth} ({gain:+.4f}), where single models gain" in out
+    assert "average of all models without: expected 0." in out and "with pseudo-labels: expected 0." in out
     assert run.data.tags["pseudo_of"] == base.info.run_id and "pseudo_gain_macro_f1" in run.data.metrics
     assert two.main("pseudo", DIGITS, "train.epochs=4", "pseudo.threshold=0.6")[0].count("pseudo  up to date") == 1
 

@@ -34,10 +34,13 @@ def blends(candidates: Sequence[Any], singles: Sequence[Any], chosen: str, metri
 
 
 def board(
-    cv: Sequence[tuple[float, float, float]], public: Sequence[float | None], names: Sequence[str],
-    odd: Sequence[bool], recommended: Sequence[int], metric: str, where: str, path: Path,
+    cv: Sequence[tuple[float, float, float]], expected: Sequence[float | None], public: Sequence[float | None],
+    names: Sequence[str], odd: Sequence[bool], recommended: Sequence[int], metric: str, where: str, path: Path,
 ) -> None:  # fmt: skip
-    """Cross-validation against a leaderboard, a point a submission. cv: (score, low, high). where: the leaderboard."""
+    """Cross-validation against a leaderboard, a point a submission, and hollow what was expected of its average.
+
+    cv: (score, low, high). where: the leaderboard.
+    """
     figure, axes = plt.subplots(figsize=(8.5, 5), layout="constrained")
     known = [i for i, value in enumerate(public) if value is not None]
     for i in known:
@@ -45,13 +48,18 @@ def board(
         color = ORANGE if odd[i] else BLUE if i in recommended else GREY
         axes.plot([low, high], [value, value], color=color, lw=1, alpha=0.5)
         axes.plot([score], [value], "o", color=color, ms=8 if i in recommended else 6)
+        if (ahead := expected[i]) is not None:
+            axes.plot([ahead], [value], "D", color=color, mfc="none", ms=6)
         place = (6, (4, -13)[i % 2])
         axes.annotate(names[i], (score, value), xytext=place, textcoords="offset points", fontsize=9, color=color)
     if known:
-        values = [cv[i][0] for i in known] + [v for v in public if v is not None]
+        ahead_of_it = [v for i in known if (v := expected[i]) is not None]
+        values = [cv[i][0] for i in known] + ahead_of_it + [v for v in public if v is not None]
         ends = [min(values), max(values)]
         axes.plot(ends, ends, color=GREY, lw=0.8, ls=":", label="equal")
         axes.plot([], [], "o", color=BLUE, ms=8, label="to select")
+        if ahead_of_it:
+            axes.plot([], [], "D", color=GREY, mfc="none", label="expected of the average")
         if any(odd):
             axes.plot([], [], "o", color=ORANGE, label="deviates from the others")
         axes.legend(frameon=False, fontsize=10)

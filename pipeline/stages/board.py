@@ -173,8 +173,10 @@ def board(work: Work) -> int:
     say("board", told)
     path = RUNS / f"board-{settings.competition.name}.png"
     cv = [(line.cv, line.low, line.high) for line in lines]
+    ahead = [line.run.metrics.get(f"expected_{metric.name}") for line in lines]
+    names = [line.run.id[:8] for line in lines]
     with where_allowed():
-        picture(cv, values, [line.run.id[:8] for line in lines], odd, chosen, metric.name, f"on the {where} rows", path)
+        picture(cv, ahead, values, names, odd, chosen, metric.name, f"on the {where} rows", path)
         say("board", f"picture {shown(path)}")
     return 0
 
@@ -196,6 +198,15 @@ def _entry(line: Line, codec: Answers) -> Entry:
     return Entry(line.run.id, line.cv, line.low, line.high, answers)
 
 
+def _expected(run: Run, metric: str) -> str:
+    """The score to expect of its average, as it was recorded before any was known."""
+    names = [f"expected_{metric}{end}" for end in ("", "_low", "_high")]
+    if not set(names) <= run.metrics.keys():
+        return ""
+    value, low, high = (run.metrics[name] for name in names)
+    return f"{value:.4f} ({low:.4f} to {high:.4f})"
+
+
 def _show(
     lines: list[Line], values: list[float | None], where: str, metric: str, odd: list[bool], chosen: list[int]
 ) -> None:
@@ -205,7 +216,8 @@ def _show(
     def text(value: float | None) -> str:
         return "" if value is None else f"{value:.4f}"
 
-    columns = ["submission", "made (UTC)", "of", f"cv {metric}", "95 % interval", "public", "private"]
+    columns = ["submission", "made (UTC)", "of", f"cv {metric}", "95 % interval", "expected (95 % interval)",
+               "public", "private"]  # fmt: skip
     with_test = any(line.test is not None for line in lines)
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in [*columns, *(["test"] if with_test else []), ""]:
@@ -220,14 +232,15 @@ def _show(
             line.run.id[:8], f"{line.run.started:%Y-%m-%d %H:%M}",
             f"{line.run.tags.get('experiment_file', '')}, {f'{len(runs)} runs, ' if len(runs) > 1 else ''}"
             f"{line.run.tags.get('blend', '')}".removesuffix(", "),
-            text(line.cv), scores_of(line.run, metric)[1], text(line.public), text(line.private),
+            text(line.cv), scores_of(line.run, metric)[1], _expected(line.run, metric), text(line.public),
+            text(line.private),
             *([text(line.test)] if with_test else []), ", ".join(notes),
         )  # fmt: skip
     console = Console(markup=False, highlight=False)
     if console.is_terminal:
         console.print(table)
         return
-    console = Console(width=140, markup=False, highlight=False)
+    console = Console(width=170, markup=False, highlight=False)
     with console.capture() as capture:
         console.print(table)
     print("\n".join(line.rstrip() for line in capture.get().splitlines()))

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.metric import parse_metric
+from pipeline.config.submission import Submit
 from pipeline.stages.members import Member
-from pipeline.stages.predictions import TestAnswers, oof_outputs
+from pipeline.stages.predictions import TestAnswers, oof_outputs, test_answers
 from pipeline.work import Work
 
 if TYPE_CHECKING:
@@ -69,8 +70,6 @@ class Outlook:
 
 def outlook(work: Work, members: Sequence[Member], rows: Rows, blend: Blend, test: TestAnswers) -> Outlook:
     """By the average that is submitted, of the chosen candidate with an interval and of each other without."""
-    import numpy as np
-
     from pipeline.expected import Unknown, expected_score, expected_value
 
     settings, metric = work.settings.submit, parse_metric(rows.metric, rows.kind)
@@ -78,8 +77,7 @@ def outlook(work: Work, members: Sequence[Member], rows: Rows, blend: Blend, tes
     others = [one for one in (*blend.singles, *blend.candidates) if one is not blend.chosen]
     try:
         oof, answered, spread = _sides(blend.chosen, rows, oof_means, test)
-        units = np.where(rows.groups == "", np.arange(len(rows.groups)).astype(str), rows.groups)
-        expected = expected_score(metric, rows.kind, oof, rows.targets, units, answered, spread)
+        expected = expected_score(metric, rows.kind, oof, rows.targets, rows.units, answered, spread)
         of = {blend.chosen.name: expected.value}
         for one in others if len(blend.candidates) > 1 or blend.singles else ():
             oof, answered, spread = _sides(one, rows, oof_means, test)
@@ -88,6 +86,20 @@ def outlook(work: Work, members: Sequence[Member], rows: Rows, blend: Blend, tes
         return Outlook(None, str(error))
     learnt = any("pseudo-labels" in member.title for member in members)
     return Outlook(expected, "", of, LEARNT if learnt else "", metric.greater_is_better)
+
+
+def expected_alone(work: Work, member: Member) -> Expected:
+    """Of one run's average, as it is without a bias. Raises `expected.Unknown`."""
+    from pipeline.competition.grouping import units
+    from pipeline.crossval import arrays_of
+    from pipeline.expected import Answered, expected_score
+
+    submit, competition = Submit(), work.competition
+    test, [oof] = test_answers(work, [member], submit), oof_outputs(work, [member], submit)
+    sides = [Answered(outputs, outputs) for outputs in (oof, test.means[0])]
+    group_of = dict(zip(member.folds["image_id"], member.folds["group"], strict=True))
+    targets, of_row = arrays_of(member.oof)[0], units(member.oof["image_id"], group_of)
+    return expected_score(competition.rule, competition.target, sides[0], targets, of_row, sides[1], test.spreads[0, 0])
 
 
 def _sides(

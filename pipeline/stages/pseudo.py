@@ -12,6 +12,7 @@ from pipeline.config.mistakes import Mistake, Mistakes, Stopped
 from pipeline.config.settings import fingerprint
 from pipeline.config.submission import Submit
 from pipeline.receipts import Receipt
+from pipeline.stages.expectation import LEARNT, expected_alone
 from pipeline.stages.members import Member, own
 from pipeline.stages.predictions import model_outputs
 from pipeline.stages.submission import refuse_without_test
@@ -139,11 +140,34 @@ def _compared(work: Work, without: Receipt, with_labels: Receipt) -> None:
     groups = dict(zip(table["image_id"], table["group"], strict=True))
     a, b = (pd.read_parquet(work.resolve(receipt, "oof.parquet")) for receipt in (without, with_labels))
     result = compare(a, b, groups, competition.rule, competition.target)
+    say("pseudo", "single models, out of fold:")
     for line in verdict(result, "without", "with pseudo-labels", competition.metric):
         say("pseudo", line)
     difference = {f"pseudo_gain_{name}": getattr(result, key)
                   for name, key in ((competition.metric, "difference"), ("low", "low"), ("high", "high"))}  # fmt: skip
     work.tracker.metrics(with_labels.run_id, difference)
+    _expected(work, without, with_labels, result.difference)
     run = work.in_mlflow(with_labels)
     if run:
         say("pseudo", f'to submit with them: make submit EXP={work.experiment or work.name} RUNS="{run[:8]}"')
+
+
+def _expected(work: Work, without: Receipt, with_labels: Receipt, gain_of_singles: float) -> None:
+    """Says what both averages should score on the test set: single models may gain what averaging gives anyway."""
+    from pipeline.expected import Unknown
+
+    metric = work.competition.rule
+    try:
+        a, b = (expected_alone(work, own(work, receipt)) for receipt in (without, with_labels))
+    except Unknown as error:
+        say("pseudo", f"no score of the test set can be expected: {error}")
+        return
+    gain = (b.value - a.value) * (1 if metric.greater_is_better else -1)
+    work.tracker.metrics(with_labels.run_id, {"pseudo_gain_expected": gain, f"expected_{metric.name}": b.value})
+    for name, e in (("without", a), ("with pseudo-labels", b)):
+        say("pseudo", f"average of all models {name}: expected {e.value:.4f} on the test set "
+            f"(95 % interval {e.low:.4f} to {e.high:.4f})")  # fmt: skip
+    worth = (
+        f"the average should gain {gain:+.4f}" if round(gain, 4) > 0 else f"the average should not gain ({gain:+.4f})"
+    )
+    say("pseudo", f"{worth}, where single models gain {gain_of_singles:+.4f}; note: {LEARNT}")
