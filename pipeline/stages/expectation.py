@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.metric import parse_metric
 from pipeline.config.submission import Submit
 from pipeline.stages.members import Member
-from pipeline.stages.predictions import TestAnswers, oof_outputs, test_answers
+from pipeline.stages.predictions import TestMeans, oof_outputs, test_means
 from pipeline.work import Work
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Outlook:
         return [f"note: {chosen.name} gains {chosen.gain:+.4f} out of fold, but on the test set nothing: {values}"]
 
 
-def outlook(work: Work, members: Sequence[Member], rows: Rows, blend: Blend, test: TestAnswers) -> Outlook:
+def outlook(work: Work, members: Sequence[Member], rows: Rows, blend: Blend, test: TestMeans) -> Outlook:
     """By the average that is submitted, of the chosen candidate with an interval and of each other without."""
     from pipeline.expected import Unknown, expected_score, expected_value
 
@@ -95,7 +95,7 @@ def expected_alone(work: Work, member: Member) -> Expected:
     from pipeline.expected import Answered, expected_score
 
     submit, competition = Submit(), work.competition
-    test, [oof] = test_answers(work, [member], submit), oof_outputs(work, [member], submit)
+    test, [oof] = test_means(work, [member], submit), oof_outputs(work, [member], submit)
     sides = [Answered(outputs, outputs) for outputs in (oof, test.means[0])]
     group_of = dict(zip(member.folds["image_id"], member.folds["group"], strict=True))
     targets, of_row = arrays_of(member.oof)[0], units(member.oof["image_id"], group_of)
@@ -103,7 +103,7 @@ def expected_alone(work: Work, member: Member) -> Expected:
 
 
 def _sides(
-    one: Candidate, rows: Rows, oof_means: Sequence[Any], test: TestAnswers
+    one: Candidate, rows: Rows, oof_means: Sequence[Any], test: TestMeans
 ) -> tuple[Answered, Answered, Any]:  # fmt: skip
     """(out-of-fold rows, test rows, spread) of a candidate."""
     import numpy as np

@@ -45,7 +45,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class TestAnswers:
+class TestMeans:
     """Of the test rows. averaged: for each run its models' mean in the space of `submit.average`; means: that of their
     outputs as they are; spreads: as in `expected.spreads`.
     """
@@ -79,7 +79,7 @@ def _means(
     return means
 
 
-def test_answers(work: Work, members: Sequence[Member], submit: Submit) -> TestAnswers:
+def test_means(work: Work, members: Sequence[Member], submit: Submit) -> TestMeans:
     """The test rows as `submit` averages them, with what `expected` needs to know of the models behind the means."""
     import numpy as np
 
@@ -95,7 +95,7 @@ def test_answers(work: Work, members: Sequence[Member], submit: Submit) -> TestA
     times = (folds[fold_columns(members[0].folds)].to_numpy(int) >= 0).sum(axis=1)
     averaged = _means(answers, members, submit.average, kind)
     means = averaged if submit.average == "probs" else _means(answers, members, "probs", kind)
-    return TestAnswers(averaged, means, spreads(each, numbers, of_repeat, np.asarray(times)))
+    return TestMeans(averaged, means, spreads(each, numbers, of_repeat, np.asarray(times)))
 
 
 def model_outputs(

@@ -21,7 +21,7 @@ from pipeline.stages.blend_record import about_blend, expectation, looked_at, re
 from pipeline.stages.describe import dataset, page
 from pipeline.stages.expectation import Outlook, outlook
 from pipeline.stages.members import Member, check_alike, check_views, chosen_runs, fetched, file_of, own
-from pipeline.stages.predictions import oof_outputs, test_answers
+from pipeline.stages.predictions import oof_outputs, test_means
 from pipeline.stages.training import train
 from pipeline.work import Work, say
 
@@ -75,7 +75,7 @@ def submit(work: Work) -> Receipt:
     check_alike(members, work)
     check_views(members, work)
     blended = blend_of(work, members)
-    test = test_answers(work, members, work.settings.submit)
+    test = test_means(work, members, work.settings.submit)
     ahead = outlook(work, members, blended.rows, blended.blend, test)
     tell_blend(blended.blend, work.competition.metric, ahead)
     outputs = blended.recipe.outputs(test.averaged, work.competition.target)
