@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import kept
+from pipeline.config.secrets import hidden
 from pipeline.config.settings import ROOT, fingerprint
 from pipeline.kept import sha256
 
@@ -153,7 +154,7 @@ def uncommitted() -> str:
         done = subprocess.run(command, capture_output=True, env=environment, check=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout[:1_000_000].decode(errors="replace")
+    return hidden(done.stdout[:1_000_000].decode(errors="replace"))  # it may hold the URL of a search
 
 
 def _short(value: Any) -> str:

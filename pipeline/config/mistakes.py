@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from pipeline.config.secrets import hidden
 from pipeline.config.settings import ROOT
 
 SHOWN_OF_A_KIND = 10
@@ -74,5 +75,5 @@ def shown(path: Path) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error says, short enough for one line."""
-    text = str(error).strip()
+    text = hidden(str(error).strip())
     return f"{type(error).__name__}: {text.splitlines()[0][:200] if text else 'no message'}"

@@ -5,12 +5,12 @@ and `when` where it has a meaning only beside another value. What it says is che
 study starts (`tune.space`).
 """
 
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from pipeline.config.data import Number, Positive, Settings
+from pipeline.config.secrets import hidden
 
 JOURNAL = "tune.journal"  # in `mlruns/NAME/`: every study of the experiment
 SEARCHED = ("images", "model", "augment", "train")  # sections of which keys may vary: what the folds do not depend on
@@ -94,7 +94,7 @@ class Tune(Settings):
     @field_serializer("storage")
     def _without_password(self, storage: str) -> str:
         """Settings are written into files, receipts and MLflow; a URL's user and password are not."""
-        return re.sub(r"//[^/@]*@", "//", storage)
+        return hidden(storage)
 
     @field_validator("space", mode="before")
     @classmethod

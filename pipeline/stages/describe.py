@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shlex
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from pipeline import receipts
 from pipeline.competition.contract import Competition
+from pipeline.config.secrets import hidden
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ def command(work: Work, verb: str) -> str:
         words.append(f"EXP={work.experiment}")
     if work.overrides:
         words.append(f"SET={' '.join(work.overrides)}")
-    return re.sub(r"//[^/@\s]*@", "//", shlex.join(words))  # no password of a URL
+    return hidden(shlex.join(words))
 
 
 def machine(device: torch.device) -> dict[str, str]:

@@ -29,12 +29,13 @@ UNKNOWN = "not comparable"  # in place of an interval
 
 def connect(settings: Experiment) -> Tracker:
     """To MLflow, or `Stopped`: these verbs have nothing to say without it."""
-    from pipeline.tracking.runs import Tracker, shown_uri
+    from pipeline.tracking.runs import Tracker
 
     tracker = Tracker(settings.competition.name)
     if tracker.failure:
-        where = shown_uri(tracker.uri)
-        raise Stopped(f"MLflow cannot be reached at {where}: start it, or unset MLFLOW_TRACKING_URI for the local one")
+        remedy = "mend it, or move it away for a new one" if tracker.is_local else (
+            "start it, or unset MLFLOW_TRACKING_URI for the local one")  # fmt: skip
+        raise Stopped(f"MLflow cannot be reached at {tracker.shown_uri} ({tracker.failure}): {remedy}")
     return tracker
 
 
@@ -224,12 +225,13 @@ def _log(
 
 def sync(settings: Experiment, wanted: list[str]) -> int:
     """Sends what earlier commands kept; connecting does that. Exit status 1 where it cannot."""
-    tracker = connect(settings)
-    running, elsewhere = tracker.waiting
-    waiting = f"; {running} more of commands that still run" if running else ""
-    waiting += f"; {elsewhere} of commands that wrote to another store" if elsewhere else ""
-    say("sync", (f"{tracker.n_sent} calls sent" if tracker.n_sent else "nothing is waiting to be sent") + waiting)
-    return 0
+    earlier = connect(settings).earlier
+    waiting = f"; {n} more of commands that still run" if (n := earlier.n_running) else ""
+    waiting += f"; {n} of commands that wrote to another store" if (n := earlier.n_elsewhere) else ""
+    waiting += f"; {n} that MLflow does not take now" if (n := earlier.n_stuck) else ""
+    nothing = "nothing was sent" if waiting else "nothing is waiting to be sent"
+    say("sync", (f"{earlier.n_sent} calls sent" if earlier.n_sent else nothing) + waiting)
+    return int(bool(earlier.n_stuck))
 
 
 VERBS: dict[str, Callable[[Experiment, list[str]], int]] = {"runs": list_runs, "compare": compare_runs, "sync": sync}

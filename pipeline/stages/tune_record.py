@@ -6,6 +6,8 @@ search that was killed goes on with the runs it had.
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,8 +46,8 @@ class StudyRecord:
             if _key(trial) not in self.runs:
                 self.begun(trial)
             for fold in trial.curves if ended else trial.done:
-                scores = [{"epoch": i, "score": value} for i, value in enumerate(trial.curves[fold], 1)]
-                self.fold_ended(trial, fold, {"history": scores})
+                whole = self._file.parent / _key(trial) / f"fold-{fold}.json"
+                self.fold_ended(trial, fold, {"history": json.loads(whole.read_text())} if whole.is_file() else {})
             if ended:
                 self.ended(trial)
 
@@ -67,21 +69,27 @@ class StudyRecord:
         kept[:] = [r for r in kept if r["epoch"] < record["epoch"]] + [dict(record)]
 
     def fold_ended(self, trial: Trial, fold: int, data: Mapping[str, Any]) -> None:
-        """data: with `history` where the fold came to its end; else what was told of its epochs stands in."""
-        history = data.get("history") or self._records.get((trial.number, fold), [])
-        self._records.pop((trial.number, fold), None)
+        """data: with `history` where the fold came to its end; else its scores, and all that was seen of an epoch."""
+        seen = {record["epoch"]: record for record in self._records.pop((trial.number, fold), [])}
+        scores = [seen.get(i, {"epoch": i, "score": value}) for i, value in enumerate(trial.curves.get(fold, []), 1)]
+        history = data.get("history") or scores
         key, tracker = f"{_key(trial)}/fold-{fold}", self.work.tracker
-        if key in self.runs or not history:
+        if f"{key}/ended" in self.runs or not history:
             return
+        # by the same time MLflow knows a point again: a command may be killed when all was sent, and not noted yet
+        at = int(self.runs.setdefault(f"{key}/time", str(time.time_ns() // 1_000_000)))
         tags = {**self.work.tags("trial-fold", self.inputs), "trial": str(trial.number), "fold": str(fold)}
-        run_id = tracker.start(f"fold-{fold}", tags, parent=self.runs[_key(trial)])
+        run_id = tracker.start(f"fold-{fold}", tags, parent=self.runs[_key(trial)], resume=self.runs.get(key, ""))
         self.note(key, run_id)
         metric = self.work.competition.metric
         values = [{name: r[name] for name in METRICS if name in r} | {f"valid_{metric}": r["score"]} for r in history]
-        tracker.curve(run_id, [(r["epoch"], of_epoch) for r, of_epoch in zip(history, values, strict=True)])
+        tracker.curve(run_id, [(r["epoch"], of_epoch) for r, of_epoch in zip(history, values, strict=True)], at)
         tracker.end(run_id)
+        self.note(f"{key}/ended", run_id)
 
     def ended(self, trial: Trial) -> None:
+        for fold in trial.curves:  # those that were given up with the trial, or failed
+            self.fold_ended(trial, fold, {})
         run_id, tracker, metric = self.runs[_key(trial)], self.work.tracker, self.work.competition.metric
         values: dict[str, float] = {"epochs": trial.n_trained, "seconds": trial.seconds}
         if trial.value is not None:

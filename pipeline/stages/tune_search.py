@@ -112,8 +112,8 @@ def search(at: Search, pool: Pool) -> None:
         ended=ended,
         beat=beat,
     )
-    tidy(at)
     at.record.catch_up(at.study.trials)
+    tidy(at)
     if drive(at.study, pool, hooks):
         say("tune", "the space holds no other setting, so the search ends here")
     tidy(at)

@@ -21,9 +21,10 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from pipeline.config.mistakes import first_line
+from pipeline.tracking.lines import Call
 from pipeline.tracking.registry import OUR_ID, log_ensemble, name_output
+from pipeline.tracking.uploads import Refused, check_seen, files_of
 
-Call = Mapping[str, Any]
 # what another try would not change; everything else may be the store's or the network's bad day
 NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "MALFORMED_REQUEST",
          "INVALID_STATE", "INVALID_STATE_TRANSITION"}  # fmt: skip
@@ -31,25 +32,31 @@ NEVER = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY
 BATCH = 1000  # metrics that one call of MLflow's may carry
 
 
-class Refused(Exception):
-    """MLflow is there, and does not take this call."""
-
-
 def now_ms() -> int:
     return int(time.time() * 1000)
+
+
+def ended(run_id: str, status: str) -> dict[str, Any]:
+    return {"call": "end", "run": run_id, "status": status, "time": now_ms()}
 
 
 def send(client: MlflowClient, experiment_id: str, call: Call, again: bool = False) -> str:
     """Makes the call; the id that MLflow gave to what it created, else empty.
 
-    again: the call may have been made before. Raises `Refused`, or whatever shows that MLflow cannot be reached.
+    again: the call comes from a journal, so it may have been made before, and holds what it likes. Raises `Refused`,
+    `Unseen`, or whatever shows that MLflow cannot be reached.
     """
     try:
         return _send(client, experiment_id, call, again) or ""
-    except FileNotFoundError as error:
-        raise Refused(f"{error.filename} is gone") from error
+    except (Refused, OSError):
+        raise
     except MlflowException as error:
-        if error.error_code in NEVER or _answers(client, experiment_id, error):
+        # SQL errors of a broken store and of a bad value look alike
+        if error.error_code in NEVER or (error.error_code == "BAD_REQUEST" and answers(client, experiment_id)):
+            raise Refused(first_line(error)) from error
+        raise
+    except Exception as error:  # a value that MLflow does not expect; stores of files raise kinds of their own
+        if again and "file" not in call and answers(client, experiment_id):
             raise Refused(first_line(error)) from error
         raise
 
@@ -82,9 +89,11 @@ def _send(client: MlflowClient, experiment_id: str, call: Call, again: bool) -> 
         case "tags":
             client.log_batch(run, tags=[RunTag(key, value) for key, value in call["tags"].items()])
         case "artifact":
-            path = Path(call["file"])
-            path.stat()  # raises FileNotFoundError; MLflow would log an empty folder
-            (client.log_artifacts if path.is_dir() else client.log_artifact)(run, str(path), call["folder"] or None)
+            path, folder = Path(call["file"]), call["folder"]
+            sizes = files_of(path)
+            (client.log_artifacts if path.is_dir() else client.log_artifact)(run, str(path), folder or None)
+            if again:  # the journal's copy is deleted next
+                check_seen(lambda name: client.list_artifacts(run, name), sizes, folder)
         case "text":
             client.log_text(run, call["text"], call["name"])
         case "inputs":
@@ -123,12 +132,10 @@ def _model(client: MlflowClient, experiment_id: str, call: Call) -> str:
     return model.model_id
 
 
-def _answers(client: MlflowClient, experiment_id: str, error: MlflowException) -> bool:
-    """Whether the store answers to something else: SQL errors of a broken store and of a bad value look alike."""
-    if error.error_code != "BAD_REQUEST":
-        return False
+def answers(client: MlflowClient, experiment_id: str) -> bool:
+    """Whether the store answers to something else."""
     try:
         client.get_experiment(experiment_id)
-    except Exception:  # then it is the store: the caller raises `error`, which is told, and its call is kept
+    except Exception:  # then it is the store: the caller raises what it had, which is told, and its call is kept
         return False
     return True

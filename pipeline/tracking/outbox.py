@@ -4,25 +4,31 @@
 failure; `refused.jsonl` and `refused/`, what MLflow will never take. And `mlruns/outbox/ids.json`: which of our ids
 became which of MLflow's. A journal that a living command still writes to is left alone, by its lock; one that goes on
 with runs of another store waits for that store. Sending goes call by call and notes how far it came, so it may be
-killed too.
+killed too; a journal and its files are deleted when all of it has been sent. Anybody may have written a journal: it
+sends files of its own folder and no others, and a line that is no call is set aside.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pipeline.atomic import atomic
-from pipeline.tracking.locked import abandoned, claim
+from pipeline.tracking.lines import Call, parsed
+from pipeline.tracking.locked import PRIVATE, Journal, abandoned
+from pipeline.tracking.uploads import Refused
 
 OURS = re.compile(r"offline-[0-9a-f]{32}")
+
+
+class Waits(Exception):
+    """A journal that cannot be sent yet."""
 
 
 def new_id() -> str:
@@ -37,134 +43,182 @@ def real_id(run_id: str, root: Path) -> str:
 
 def _ids(root: Path) -> dict[str, str]:
     try:
-        return json.loads((root / "ids.json").read_text())
-    except (FileNotFoundError, ValueError):
+        ids = json.loads((root / "ids.json").read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
+    return {key: real for key, real in ids.items() if isinstance(real, str)} if isinstance(ids, dict) else {}
 
 
 class Outbox:
-    """The kept calls of one experiment."""
+    """The kept calls of one experiment. stores: keys of the store that they are for (`place.keys_of`)."""
 
-    def __init__(self, root: Path, experiment: str, uri: str):
-        self.root = root
-        self.store = hashlib.sha256(uri.encode()).hexdigest()[:12]  # not the URI: it may hold a password
-        self.n_elsewhere = 0  # journals that `send` left for another store
+    def __init__(self, root: Path, experiment: str, stores: Sequence[str]):
+        self.root, self.experiment, self.stores = root, experiment, stores
         self.folder = root / experiment
-        self._journal: Path | None = None  # this command's own, made by its first failure
-        self._file = -1  # its descriptor, open as long as this command lives
+        self._journal: Journal | None = None  # this command's own, made by its first failure
 
     def keep(self, call: dict[str, Any]) -> None:
-        """Appends to this command's journal. A file that a call names is linked or copied: it may change later."""
-        if self._journal is None:
-            journal = self.folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}.jsonl"
-            self._file, self._journal = claim(journal), journal
-            self._write({"call": "store", "store": self.store})
-        if "file" in call:
-            call = {**call, "file": str(_kept(Path(call["file"]), self._journal.with_suffix("")))}
-        self._write(call)
+        """Appends to this command's journal. A file that a call names is linked or copied: it may change later.
 
-    def _write(self, call: dict[str, Any]) -> None:
-        """One line, whole or not at all: a disk that fills up takes a part of it without a word."""
-        line = (json.dumps(call) + "\n").encode()
-        before = os.fstat(self._file).st_size
-        if os.write(self._file, line) != len(line):
-            os.ftruncate(self._file, before)
-            raise OSError(28, "No space left on device")
-        os.fsync(self._file)
+        Raises OSError where the disk does not take it.
+        """
+        if self._journal is None:
+            path = self.folder / f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}-{os.getpid()}.jsonl"
+            self._journal = Journal(path)
+            self._journal.write({"call": "store", "store": self.stores[0]})
+        if "file" in call:
+            folder = self._journal.path.with_suffix("")
+            # from the journal's folder: the checkout may move
+            call = {**call, "file": str(_kept(Path(call["file"]), folder).relative_to(folder))}
+        self._journal.write(call)
 
     def let_go(self) -> None:
         """As the end of the command does: what was kept is the next one's to send."""
         if self._journal:
-            os.close(self._file)
+            self._journal.close()
             self._journal = None
 
-    def refuse(self, call: dict[str, Any], why: str) -> None:
+    def refuse(self, call: Call, why: str) -> None:
         """Keeps what MLflow will never take, so that nothing is lost."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if "file" in call and Path(call["file"]).exists():  # a journal's own files go with it
             call = {**call, "file": str(_kept(Path(call["file"]), self.folder / "refused"))}
-        with (self.folder / "refused.jsonl").open("a") as file:
+        with open(self.folder / "refused.jsonl", "a", opener=_private) as file:
             file.write(json.dumps({**call, "why": why}) + "\n")
 
     def named(self, ours: str, real: str) -> None:
         """Remembers which id MLflow gave."""
-        with (self.root / ".ids.lock").open("w") as lock:
+        lock = os.open(self.root, os.O_RDONLY)
+        try:
             fcntl.flock(lock, fcntl.LOCK_EX)  # two commands may send at once
             with atomic(self.root / "ids.json") as temporary:
                 temporary.write_text(json.dumps({**_ids(self.root), ours: real}))
+        finally:
+            os.close(lock)
 
-    def translated(self, call: dict[str, Any]) -> dict[str, Any]:
-        """With MLflow's ids in place of ours, wherever they stand: in links between runs and in descriptions too."""
+    def translated(self, call: Call) -> dict[str, Any]:
+        """With MLflow's ids in place of ours: in links between runs and in descriptions too, but in no path."""
         text = json.dumps(call)
         if not OURS.search(text):
-            return call
+            return dict(call)
         ids = _ids(self.root)
-        own = call.get("id")  # by which MLflow can be asked for it again
         changed = json.loads(OURS.sub(lambda match: ids.get(match[0], match[0]), text))
-        return {**changed, "id": own} if own else changed
+        # by its own id MLflow can be asked for it again
+        return {**changed, **{key: call[key] for key in ("id", "file") if key in call}}
 
     def journals(self) -> list[Path]:
         """Of commands that have ended or still run, the oldest first."""
-        return sorted(path for path in self.folder.glob("*.jsonl") if path.name != "refused.jsonl")
+        paths = (path for path in self.folder.glob("*.jsonl") if path.name != "refused.jsonl")
+        return sorted(path for path in paths if path.is_file() and not path.is_symlink())
 
-    def _is_for_another_store(self, lines: list[str], sent_to: str) -> bool:
-        """Whether a journal began to be sent elsewhere, or names runs that only the store it was kept for has."""
-        if sent_to:
-            return sent_to != self.store
-        calls = [call for call in map(_parsed, lines) if call]
-        kept_for = next((call["store"] for call in calls if call["call"] == "store"), self.store)
-        return kept_for != self.store and any(not OURS.fullmatch(call["run"]) for call in calls if call.get("run"))
+    def holds(self, run_id: str, besides: Path | None = None) -> bool:
+        """Whether a journal of any experiment begins this run. besides: a journal that does not count."""
+        start, ours = b'"call": "start"', run_id.encode()
+        return any(
+            ours in line and start in line
+            for path in self.root.glob("*/*.jsonl")
+            if path not in (besides, path.with_name("refused.jsonl")) and path.is_file() and os.access(path, os.R_OK)
+            for line in path.read_bytes().splitlines()
+        )
 
-    def send(self, make: Callable[[dict[str, Any]], bool]) -> int:
-        """Makes every kept call of ended commands, in order; the number that MLflow took, as `make` says.
+    def send(self, journal: Path, make: Callable[[dict[str, Any]], None]) -> list[str]:
+        """Makes every call of an ended command's journal, in order, and deletes it; what was set aside, in words.
 
-        Goes on upwards with what `make` raises. What was made is forgotten only after it was made.
+        Goes on upwards with what `make` raises. Raises `Waits` for a journal of another store, or of runs that another
+        journal begins. What was made is forgotten only after it was made.
         """
-        n = self.n_elsewhere = 0
-        for journal in self.journals():
-            with abandoned(journal) as is_ours:
-                if not is_ours:
+        with abandoned(journal) as held:
+            if held is None:
+                return []
+            progress = journal.with_suffix(".sent")
+            start, sent_to = _progress(progress)
+            calls = [self._parsed(line, journal) for line in held[1]]
+            kept_for = next((call["store"] for call, _ in calls if call.get("call") == "store"), self.stores[0])
+            runs = [call["run"] for call, why in calls if not why and call.get("run")]
+            is_bound = sent_to or not all(map(OURS.fullmatch, runs))
+            if (sent_to or kept_for) not in self.stores and is_bound:
+                raise Waits("another store")
+            aside = []
+            for i, (call, why) in enumerate(calls):
+                if i < start or call.get("call") == "store":
                     continue
-                progress = journal.with_suffix(".sent")
-                start, _, sent_to = progress.read_text().partition(" ") if progress.is_file() else ("0", "", "")
-                lines = journal.read_text().splitlines()
-                if self._is_for_another_store(lines, sent_to):
-                    self.n_elsewhere += 1
-                    continue
-                for i, line in enumerate(lines):
-                    call = _parsed(line)
-                    # what is no call is the last line of a command that was killed while it wrote
-                    if i < int(start) or call is None or call["call"] == "store":
-                        continue
-                    n += make(call)
-                    with atomic(progress) as temporary:
-                        temporary.write_text(f"{i + 1} {self.store}")
-                journal.unlink()
-                progress.unlink(missing_ok=True)
-                shutil.rmtree(journal.with_suffix(""), ignore_errors=True)
-        return n
+                if why:
+                    self.refuse(call, why)
+                    aside.append(f"line {i + 1} of mlruns/outbox/{self.experiment}/{journal.name}: {why}")
+                else:
+                    call = self.translated(call)
+                    if OURS.fullmatch(call.get("run", "")) and self.holds(call["run"], journal):
+                        raise Waits("another command's record")
+                    make(call)
+                with atomic(progress) as temporary:
+                    temporary.write_text(f"{i + 1} {self.stores[0]}")
+            shutil.rmtree(journal.with_suffix(""), ignore_errors=True)
+            journal.unlink()
+            progress.unlink(missing_ok=True)
+            return aside
+
+    def tidy(self) -> None:
+        """Deletes what a command left that was killed when all was sent; the folder too, once nothing is in it."""
+        if self.folder.is_dir():
+            names = {path.stem for path in self.journals()}
+            for path in [*self.folder.glob("*.sent"), *self.folder.glob(".*.tmp")]:
+                if path.name.split(".")[path.suffix == ".tmp"] not in names:
+                    path.unlink(missing_ok=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def _parsed(self, line: bytes, journal: Path) -> tuple[dict[str, Any], str]:
+        """(a call, its file in this journal's folder; why it is refused, or empty)."""
+        call: dict[str, Any] = {"line": line.decode(errors="replace")}
+        try:
+            call = dict(parsed(line, self.experiment))
+            return (call | {"file": str(self._own(Path(call["file"]), journal))} if "file" in call else call), ""
+        except Refused as error:
+            call.pop("file", None)  # whatever it is, it is not kept
+            return call, str(error)
+
+    def _own(self, file: Path, journal: Path) -> Path:
+        """A file that the journal keeps. Raises `Refused` for any other."""
+        home = self.root.resolve() / self.experiment / journal.stem
+        if file.is_absolute() and journal.stem in file.parts:  # as earlier versions wrote it, perhaps in another place
+            file = Path(*file.parts[file.parts.index(journal.stem) + 1 :])
+        path = journal.with_suffix("") / file
+        is_own = not file.is_absolute() and path.resolve().is_relative_to(home) and path.resolve() != home
+        if not is_own or any(each.is_symlink() for each in path.rglob("*")):
+            raise Refused("its file is none that this journal keeps")
+        return path
 
 
-def _parsed(line: str) -> dict[str, Any] | None:
+def _progress(path: Path) -> tuple[int, str]:
+    """(calls that were made, key of the store that took them)."""
     try:
-        return json.loads(line)
-    except ValueError:
-        return None
+        start, _, sent_to = path.read_text().partition(" ")
+        return int(start), sent_to
+    except (FileNotFoundError, ValueError):
+        return 0, ""
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, PRIVATE)
 
 
 def _kept(path: Path, folder: Path) -> Path:
     """A second name for the file, which keeps its content even where the first is replaced; a copy of a folder."""
     place = folder / uuid.uuid4().hex[:12] / path.name
     place.parent.mkdir(parents=True)
-    if path.is_dir():
-        shutil.copytree(path, place, copy_function=_link)
-    else:
-        _link(str(path), str(place))
+    try:
+        if path.is_dir():
+            shutil.copytree(path, place, copy_function=_link)
+        else:
+            _link(str(path), str(place))
+    except OSError:
+        shutil.rmtree(place.parent, ignore_errors=True)
+        raise
     return place
 
 
 def _link(source: str, place: str) -> None:
     try:
-        os.link(source, place)
+        os.link(os.path.realpath(source), place)
     except OSError:  # another file system, or one without links
         shutil.copy2(source, place)

@@ -8,17 +8,21 @@ functions raise what MLflow raises; the caller decides what that stops.
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.entities import FileInfo, LoggedModel, LoggedModelOutput, Metric
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.config.metric import RESAMPLED
+from pipeline.tracking.uploads import Refused, Unseen, check_seen, files_of
 
 ALIAS = "champion"
+MODEL_FILE = "MLmodel"  # without it a package is none
 OUR_ID = "podium.id"  # tag by which what was made is found again
 
 
@@ -103,9 +107,19 @@ def _upload(client: MlflowClient, experiment_id: str, call: Mapping[str, Any]) -
         model = client.create_logged_model(
             experiment_id, f"{call['name']}-ensemble", call["run"], tags, None, "ensemble"
         )
+    sizes = files_of(Path(call["file"]))
+    if MODEL_FILE not in sizes:
+        raise Refused(f"{call['file']} holds no {MODEL_FILE}")
+
+    def shown(folder: str | None) -> list[FileInfo]:
+        return client.list_logged_model_artifacts(model.model_id, folder)
+
     if str(model.status) == "READY":
-        return model
+        with suppress(Unseen):  # registered by an earlier version, which did not look
+            check_seen(shown, sizes)
+            return model
     client.log_model_artifacts(model.model_id, call["file"])
+    check_seen(shown, sizes)
     values = [Metric(key, value, call["time"], 0, model.model_id) for key, value in call["metrics"].items()]
     client.log_batch(call["run"], metrics=values)  # by which the Models view ranks
     name_output(client, call["run"], model.model_id, 0)

@@ -13,22 +13,26 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import mlflow
 
-from pipeline.config.mistakes import first_line
+from pipeline.config.mistakes import first_line, shown
+from pipeline.config.secrets import hidden
 from pipeline.config.settings import RUNS
 from pipeline.tracking.alive import OpenRuns
-from pipeline.tracking.calls import Refused, now_ms, send
+from pipeline.tracking.calls import ended, now_ms, send
+from pipeline.tracking.earlier import Earlier
 from pipeline.tracking.outbox import OURS, Outbox, new_id, real_id
+from pipeline.tracking.place import copy_to_read, database_of, keys_of, location_of, make, may_write, settle, uri_of
 from pipeline.tracking.registry import Score
+from pipeline.tracking.uploads import Refused
 
-LOCAL_STORE = f"sqlite:///{RUNS / 'mlflow.db'}"  # absolute: a relative one makes a second store in every folder
+LOCAL_STORE = uri_of(RUNS / "mlflow.db")  # absolute: a relative one makes a second store in every folder
 ARTIFACTS = RUNS / "artifacts"
 PARAM_LENGTH = 500
 ILLEGAL = re.compile(r"[^A-Za-z0-9_\-.:/ ]")
@@ -42,66 +46,52 @@ class Tracker:
     def __init__(self, experiment: str):
         self.failure = ""  # why calls are kept instead of made; empty while tracking works
         self.uri = store_uri()
+        self.is_local = self.uri == LOCAL_STORE
         self._experiment = experiment
         self._client: Any = None
         self.experiment_id = ""
         self._told: set[str] = set()
-        self.n_sent = 0  # kept calls of earlier commands that this one sent
-        self._outbox = Outbox(RUNS / "outbox", experiment, self.uri)
-        self._open = OpenRuns(RUNS / ".open", self.uri)
+        stores = keys_of(self.uri, database_of(LOCAL_STORE) if self.is_local else None)
+        self._outbox = Outbox(RUNS / "outbox", experiment, stores)
+        self._open = OpenRuns(RUNS / ".open", stores, experiment)
+        self.may_write, self._lost = True, False  # _lost: a call was neither made nor kept
         try:
-            self._connect()
-            self._send_kept()
-            self._open.close_orphans(self._close)
+            self._client, self.may_write = connect()
+            self.uri = self._client.tracking_uri
+            # where a server keeps the files is the server's affair
+            self.experiment_id = self._find_or_create(location_of(ARTIFACTS / experiment) if self.is_local else None)
+            self.earlier = Earlier(self._client, self.experiment_id, self._outbox, self._open, self._say)
+            if self.may_write:
+                self.earlier.send(self._send, self._refused)
+                with self._bookkeeping("which runs are closed"):
+                    self.earlier.close()
         except Exception as error:  # whatever it is, hours of training are worth more
             self._stop(error)
 
-    def _connect(self) -> None:
-        RUNS.mkdir(exist_ok=True)
-        with (RUNS / ".mlflow.lock").open("w") as lock:
-            # Two processes that create the schema at once ruin the store for good, so one does and the others wait.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._client = mlflow.MlflowClient(self.uri)
-            own = str(ARTIFACTS / self._experiment) if self.uri == LOCAL_STORE else None  # else the server's affair
-            self.experiment_id = self._find_or_create(own)
-
-    def _find_or_create(self, artifact_location: str | None) -> str:
+    def _find_or_create(self, artifacts: str | None) -> str:
         found = self._client.get_experiment_by_name(self._experiment)
         if not found:
-            return self._client.create_experiment(self._experiment, artifact_location)
-        if found.lifecycle_stage != "active":  # deleted in the UI: its name is taken all the same
+            try:
+                return self._client.create_experiment(self._experiment, artifacts)
+            except mlflow.MlflowException:
+                if not (found := self._client.get_experiment_by_name(self._experiment)):  # by another command, just now
+                    raise
+        if found.lifecycle_stage != "active" and self.may_write:  # deleted in the UI: its name is taken all the same
             self._client.restore_experiment(found.experiment_id)
             self._say(f"MLflow experiment {self._experiment} was deleted; it is restored to take new runs")
         return found.experiment_id
 
-    def _close(self, run_id: str) -> bool:
-        """Of a command that was killed; gone on with, it is opened again. False: MLflow does not have it yet."""
-        real = real_id(run_id, self._outbox.root)
-        if real:
-            with suppress(Refused):  # deleted meanwhile
-                send(self._client, self.experiment_id, _end(real, "KILLED"))
-        return bool(real)
-
-    def _send_kept(self) -> None:
-        def make(call: dict[str, Any]) -> bool:
-            try:
-                made = self._send(self._outbox.translated(call), again=True)
-            except Refused as error:
-                self._refused(call, error)
-                return False
-            if made:
-                self._outbox.named(call["id"], made)
-            return True
-
-        if self._outbox.journals():
-            self.n_sent = self._outbox.send(make)
-            if self.n_sent:
-                self._say(f"{self.n_sent} calls to MLflow that an earlier command kept are sent now")
-            if n := self._outbox.n_elsewhere:
-                self._say(f"the record of {n} earlier commands waits for another store than {shown_uri(self.uri)}: "
-                          "make sync with the MLFLOW_TRACKING_URI that they had sends it")  # fmt: skip
+    @contextmanager
+    def _bookkeeping(self, what: str) -> Generator[None]:
+        """Notes are worth less than the work: a disk that does not take them is told, once."""
+        try:
+            yield
+        except OSError as error:
+            self._say(f"{what} cannot be noted ({first_line(error)}); the work goes on")
 
     def _send(self, call: dict[str, Any], again: bool = False) -> str:
+        if self.is_local and ("file" in call or "text" in call):
+            settle(database_of(LOCAL_STORE), ARTIFACTS)  # a container may have this checkout at another place, just now
         if call["call"] != "ensemble":
             return send(self._client, self.experiment_id, call, again)
         with (RUNS / ".registry.lock").open("w") as lock:  # two trainings that end at once judge one after the other
@@ -109,10 +99,9 @@ class Tracker:
             return send(self._client, self.experiment_id, call, again)
 
     @property
-    def waiting(self) -> tuple[int, int]:
-        """Journals of commands that still run, and those that wait for another store."""
-        elsewhere = self._outbox.n_elsewhere
-        return len(self._outbox.journals()) - elsewhere, elsewhere
+    def shown_uri(self) -> str:
+        """As a person reads it: the local store by its file, others without passwords and tokens."""
+        return shown(database_of(LOCAL_STORE)) if self.is_local else hidden(self.uri)
 
     def start(self, name: str, tags: Mapping[str, str], parent: str = "", resume: str = "") -> str:
         """Opens a run and returns its id: MLflow's, or one of ours until it is sent.
@@ -120,14 +109,19 @@ class Tracker:
         resume: a killed command's run to go on with.
         """
         if resume:
+            self._begin(resume)
             self._call({"call": "resume", "run": resume, "name": name})
-            self._open.begin(resume)
             return resume
-        ours = new_id()
+        self._begin(ours := new_id())  # before MLflow makes it: a command may be killed in between
         made = self._call({"call": "start", "id": ours, "name": name, "tags": dict(tags), "parent": parent,
                            "time": now_ms()})  # fmt: skip
-        self._open.begin(made or ours)
+        self._open.named(ours, made or ours)
         return made or ours
+
+    def _begin(self, run_id: str) -> None:
+        if self.may_write:
+            with self._bookkeeping("which runs are open"):
+                self._open.begin(run_id)
 
     def open_runs(self) -> list[str]:
         """Started here and not ended yet, the youngest first."""
@@ -169,9 +163,9 @@ class Tracker:
         self._call({"call": "metrics", "run": run_id, "metrics": _legal(metrics, float), "step": step,
                     "time": now_ms()})  # fmt: skip
 
-    def curve(self, run_id: str, steps: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-        """Metrics of many steps in one call: (step, metrics)."""
-        self._call({"call": "curve", "run": run_id, "time": now_ms(),
+    def curve(self, run_id: str, steps: Sequence[tuple[int, Mapping[str, float]]], time: int) -> None:
+        """Metrics of many steps in one call: (step, metrics). The same again, at the same time (ms), adds nothing."""
+        self._call({"call": "curve", "run": run_id, "time": time,
                     "steps": [[step, _legal(metrics, float)] for step, metrics in steps]})  # fmt: skip
 
     def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
@@ -232,11 +226,17 @@ class Tracker:
 
     def end(self, run_id: str, status: str = "FINISHED") -> None:
         """status: FINISHED, FAILED or KILLED."""
-        self._call(_end(run_id, status))
-        self._open.end(run_id)
+        self._lost = False
+        self._call(ended(run_id, status))
+        if not self._lost:  # else it stays noted, and the next command closes it
+            with self._bookkeeping("which runs are open"):
+                self._open.end(run_id)
 
     def _call(self, call: dict[str, Any]) -> str:
         """Makes the call, or keeps it. The id that MLflow gave, or empty."""
+        if not self.may_write:
+            self._say(f"{shown(RUNS)} is not this user's to write to: nothing of this is recorded")
+            return ""
         call = self._outbox.translated(call)
         if not self.failure and not OURS.fullmatch(call.get("run", "")):  # of a run that is still kept, it is kept too
             try:
@@ -249,6 +249,7 @@ class Tracker:
         try:
             self._outbox.keep(call)
         except OSError as error:
+            self._lost = True
             self._say(f"what tracking cannot take cannot be kept either ({first_line(error)}); the work goes on")
         return ""
 
@@ -273,19 +274,27 @@ def store_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI", "") or LOCAL_STORE
 
 
-def shown_uri(uri: str) -> str:
-    """Without a user's name and password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
+def connect() -> tuple[mlflow.MlflowClient, bool]:
+    """(client, whether the store may be written to). Raises what MLflow raises where it cannot be reached."""
+    if (uri := store_uri()) != LOCAL_STORE:
+        return mlflow.MlflowClient(uri), True
+    database = database_of(uri)
+    if not may_write(database, RUNS):
+        uri = uri_of(copy := copy_to_read(database))
+        settle(copy, ARTIFACTS)
+        return mlflow.MlflowClient(uri), False
+    RUNS.mkdir(exist_ok=True)
+    with (RUNS / ".mlflow.lock").open("w") as lock:
+        # Two processes that create the schema at once ruin the store for good, so one does and the others wait.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        settle(database, ARTIFACTS)
+        make(database, ARTIFACTS)
+        return mlflow.MlflowClient(uri), True
 
 
 def fetch(run_id: str, name: str, folder: Path) -> Path:
     """Downloads one artifact of a finished run. Raises what MLflow raises where it is not there."""
-    client = mlflow.MlflowClient(store_uri())
-    return Path(client.download_artifacts(real_id(run_id, RUNS / "outbox"), name, str(folder)))
-
-
-def _end(run_id: str, status: str) -> dict[str, Any]:
-    return {"call": "end", "run": run_id, "status": status, "time": now_ms()}
+    return Path(connect()[0].download_artifacts(real_id(run_id, RUNS / "outbox"), name, str(folder)))
 
 
 def _legal(values: Mapping[str, Any], text: Callable[[Any], Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
 from pipeline.config.mistakes import Mistake, Mistakes, first_line, shown
+from pipeline.config.secrets import hidden
 
 NEWLINE = b"\n"
 
@@ -28,7 +29,7 @@ def open_storage(storage: str, journal: Path) -> BaseStorage:
         return RDBStorage(storage)
     except Exception as error:  # SQLAlchemy, a missing driver, the network: each means that it cannot be had
         valid = "valid: journal, or a URL that Optuna can open (sqlite:///FILE, postgresql://...)"
-        found = f"found {storage.split('@')[-1]!r} ({first_line(error)})"
+        found = f"found {hidden(storage)!r} ({first_line(error)})"
         raise Mistakes([Mistake("tune.storage", found, valid, "tune.storage")]) from error
 
 

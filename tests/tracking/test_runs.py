@@ -20,7 +20,7 @@ from pathlib import Path
 from pipeline.tracking import runs as tracking
 root = Path(sys.argv[1])
 tracking.RUNS = root
-tracking.LOCAL_STORE = f"sqlite:///{root / 'mlflow.db'}"
+tracking.LOCAL_STORE = tracking.uri_of(root / "mlflow.db")
 tracking.ARTIFACTS = root / "artifacts"
 t = tracking.Tracker("together")
 run = t.start("a run", {"stage": "cv"})
@@ -30,19 +30,11 @@ print(t.failure or "fine")
 """
 
 
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(tracking, "RUNS", tmp_path)
-    monkeypatch.setattr(tracking, "LOCAL_STORE", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    monkeypatch.setattr(tracking, "ARTIFACTS", tmp_path / "artifacts")
-    return tmp_path
-
-
 @pytest.mark.parametrize("n", [2, 6])
 def test_processes_that_start_together_on_an_empty_store_all_work_and_the_runs_hold_what_they_were_given(
     store, begin, n
 ):
+    (store / "mlflow.db").unlink()
     command = [sys.executable, "-c", START, str(store)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(n)]
     outputs = [process.communicate(timeout=120)[0] for process in started]
@@ -112,20 +104,6 @@ def test_settings_with_names_that_mlflow_forbids_are_recorded_all_the_same(store
     assert params["class.__"] == "1" and len(params["plain"]) == tracking.PARAM_LENGTH
 
 
-@pytest.fixture
-def begin(store):
-    """Trackers that let go when the test is over, as commands do when they end."""
-    made = []
-
-    def start(name: str) -> tracking.Tracker:
-        made.append(tracking.Tracker(name))
-        return made[-1]
-
-    yield start
-    for tracker in made:
-        tracker.let_go()
-
-
 def killed(store, after: str) -> None:
     """A process that opens runs and is killed by SIGKILL at the end of `after`."""
     script = START.split("t = tracking")[0] + "import os, signal\n" + after + "\nos.kill(os.getpid(), signal.SIGKILL)\n"
@@ -188,7 +166,7 @@ def test_what_could_not_be_sent_is_sent_by_the_next_command_with_all_its_links(s
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     capsys.readouterr()
     later = begin("later")
-    assert later.failure == "" and later.n_sent == 13
+    assert later.failure == "" and later.earlier.n_sent == 13
     assert "13 calls" in capsys.readouterr().err
     client = later._client
     runs = {run.info.run_name: run for run in client.search_runs([later.experiment_id])}
@@ -203,7 +181,7 @@ def test_what_could_not_be_sent_is_sent_by_the_next_command_with_all_its_links(s
     assert tracking.fetch(parent, "model/a.txt", store / "elsewhere").read_text() == "a"
     [model] = client.search_logged_models([later.experiment_id])
     assert model.name == "fold-0" and {m.key: m.value for m in model.metrics} == {"macro_f1": 0.5}
-    assert later._outbox.journals() == [] and begin("later").n_sent == 0
+    assert later._outbox.journals() == [] and begin("later").earlier.n_sent == 0
     later.metrics(parent, {"test": 1.0})  # a receipt still holds our id
     assert client.get_run(cv.info.run_id).data.metrics["test"] == 1.0
 
@@ -218,12 +196,13 @@ def test_a_command_killed_while_it_sends_or_whose_call_had_arrived_doubles_nothi
     [journal] = tracker._outbox.journals()
     whole = journal.read_text()
     tracker.let_go()
-    assert begin("twice").n_sent == 4
+    assert begin("twice").earlier.n_sent == 4
+    journal.parent.mkdir()
     journal.write_text(whole + '{"call": "metr')  # all of it again, and a line that a kill cut off
     again = begin("twice")
     client = again._client
     [made] = client.search_runs([again.experiment_id])
-    assert again.n_sent == 4 and len(client.search_logged_models([again.experiment_id])) == 1
+    assert again.earlier.n_sent == 4 and len(client.search_logged_models([again.experiment_id])) == 1
     assert len(client.get_metric_history(made.info.run_id, "loss")) == 1
 
 
@@ -232,7 +211,7 @@ def test_a_journal_that_a_living_command_writes_to_is_left_alone(store, begin):
     tracker.failure = "as if"
     run = tracker.start("run", {})
     other = begin("living")
-    assert other.n_sent == 0 and other._client.search_runs([other.experiment_id]) == []
+    assert other.earlier.n_sent == 0 and other._client.search_runs([other.experiment_id]) == []
     other.metrics(run, {"loss": 1.0})  # of a run that is still kept: kept too, and not refused
     assert len(other._outbox.journals()) == 2 and not (store / "outbox/living/refused.jsonl").exists()
 
@@ -284,7 +263,7 @@ t.start("run", {})
     after = begin("away")
     begin("away")
     [run] = after._client.search_runs([after.experiment_id])
-    assert after.n_sent == 1 and run.info.status == "KILLED" and list((store / ".open").iterdir()) == []
+    assert after.earlier.n_sent == 1 and run.info.status == "KILLED" and list((store / ".open").iterdir()) == []
 
 
 def test_models_that_are_logged_again_are_the_same_models(store, begin):
@@ -333,14 +312,14 @@ def test_the_record_of_another_store_waits_for_it(store, begin, capsys, monkeypa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
     capsys.readouterr()
     elsewhere = begin("stores")
-    assert elsewhere.n_sent == 0 and elsewhere.waiting == (0, 1)
+    assert elsewhere.earlier.n_sent == 0 and (elsewhere.earlier.n_running, elsewhere.earlier.n_elsewhere) == (0, 1)
     assert "waits for another store" in capsys.readouterr().err
     assert not (store / "outbox/stores/refused.jsonl").exists()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", own)
     back = begin("stores")
     found = back._client.get_run(run)
-    assert back.n_sent == 2 and found.data.metrics == {"loss": 1.0} and found.info.status == "FINISHED"
-    assert back.waiting == (0, 0)
+    assert back.earlier.n_sent == 2 and found.data.metrics == {"loss": 1.0} and found.info.status == "FINISHED"
+    assert (back.earlier.n_running, back.earlier.n_elsewhere) == (0, 0)
 
 
 def named(root, worker: int) -> None:
@@ -375,4 +354,6 @@ def test_a_disk_that_takes_half_a_line_spoils_no_other(store, begin, monkeypatch
     tracker.let_go()
     after = begin("torn")
     [made] = after._client.search_runs([after.experiment_id])
-    assert broken and after.n_sent == 3 and made.data.metrics == {"whole": 1.0} and made.info.status == "FINISHED"
+    assert (
+        broken and after.earlier.n_sent == 3 and made.data.metrics == {"whole": 1.0} and made.info.status == "FINISHED"
+    )
