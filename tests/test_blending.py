@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Checkout
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from sklearn.metrics import f1_score
 
 from pipeline.competition.contract import WHERE
@@ -166,6 +168,16 @@ def test_a_command_that_was_stopped_predicts_only_what_is_missing(two, monkeypat
     two.main("submit", DIGITS, "--runs", "top2")
     assert len(calls) == 12 - 4  # the first part's were kept, those of the broken one were not
     assert (two.runs / "digits/submission.csv").read_bytes() == whole
+    calls.clear()
+    one, other = sorted((two.runs / "cache/predictions").rglob("0.safetensors"))[:2]
+    moved = {name: np.roll(values, 1, -1) for name, values in load_file(one).items()}
+    with safe_open(one, "numpy") as file:
+        save_file(moved, one, file.metadata())
+    shutil.copy(other.with_name("256.safetensors"), other)  # of another part
+    (two.runs / "digits/submission.csv").unlink()
+    _, err = two.main("submit", DIGITS, "--runs", "top2")
+    assert len(calls) == 2 and err.count("is not as it was written") == 2
+    assert (two.runs / "digits/submission.csv").read_bytes() == whole
 
 
 def test_verify_makes_the_same_bytes_again_and_notices_every_change(two):
@@ -174,6 +186,16 @@ def test_verify_makes_the_same_bytes_again_and_notices_every_change(two):
     out, _ = two.main("verify", DIGITS, "--submission", run.info.run_id[:8])
     assert "600 rows made again from 4 checkpoints" in out and "byte-identical" in out
     assert "byte-identical" in two.main("verify", DIGITS)[0]  # the last one
+    own, whole = two.runs / "digits/submission.csv", (two.runs / "digits/submission.csv").read_bytes()
+    own.write_bytes(whole[: len(whole) // 2])
+    assert "digits/submission.csv: has hash" in two.main("verify", DIGITS, expect=2)[1]
+    assert "submission.csv is not the file that was made" in two.main("submit", DIGITS, "--runs", "top2")[0]
+    assert own.read_bytes() == whole
+    [in_mlflow] = [path for path in (two.runs / "artifacts").rglob("submission.csv")
+                   if mlflow_runs(two, "submission")[0].info.run_id in path.parts]  # fmt: skip
+    in_mlflow.write_bytes(whole + b"x,1\n")
+    assert "in MLflow: has hash" in two.main("verify", DIGITS, expect=2)[1]
+    in_mlflow.write_bytes(whole)
     copy = two.root / "sent.csv"  # beside its record, as a team shares it
     shutil.copy(two.runs / "digits/submission.csv", copy)
     record = record_of(two)
@@ -314,6 +336,10 @@ def test_kaggle_gets_a_file_once_and_its_scores_come_home(two, tmp_path, monkeyp
     assert "did not take it: Could not submit" in two.main("kaggle", DIGITS, slug, expect=1)[1]
     broken.unlink()
     log.write_text("")
+    whole = (two.runs / "digits/submission.csv").read_text()
+    (two.runs / "digits/submission.csv").write_text(whole[:-20])
+    assert "has hash" in two.main("kaggle", DIGITS, slug, expect=2)[1] and "submit -f" not in log.read_text()
+    (two.runs / "digits/submission.csv").write_text(whole)
     out, _ = two.main("kaggle", DIGITS, slug)
     assert "Successfully submitted" in out and "no score yet" in out and "secret" not in out + log.read_text()
     assert f"-m podium run {run.info.run_id} mask-wearing" in log.read_text()

@@ -233,7 +233,7 @@ class Store:
     def _is_ours(self) -> bool:
         try:
             return json.loads((self.folder / "store.json").read_text()) == self._header()
-        except (OSError, ValueError):
+        except (FileNotFoundError, ValueError, RecursionError):
             return False
 
     @contextmanager
