@@ -1,4 +1,4 @@
-"""A fault at every file operation of a small `eda`, `train` and `submit`: killed there, or the disk is full from there.
+"""A fault at every file operation of a small `eda`, `train` and `submit`: a kill, a full disk, a folder that is gone.
 
     .venv/bin/python benchmarks/faults.py [--n 0] [--seed 0]
 

@@ -3,8 +3,9 @@
 Run by `test_walk` (a seeded sample) and `benchmarks/faults.py` (SAMPLE=0: all). A small `eda`, `train` and `submit` run
 in processes forked from this one, which has imported everything, with an audit hook that counts what they open to
 write, rename, remove or make below the copy. At the n-th such operation the process is killed, or from there on the
-disk is full, or that one operation fails. Then the same command runs undisturbed, and must end as one that was never
-disturbed: the same folds, out-of-fold values and submission, and no file more. Prints one line of JSON for each case.
+disk is full, or that one operation fails, or `mlruns/tiny` is removed. Then the same command runs undisturbed, and must
+end as one that was never disturbed: the same folds, out-of-fold values and submission, and no file more. Prints one
+line of JSON for each case.
 """
 
 import errno
@@ -26,7 +27,7 @@ from PIL import Image
 ROOT = Path.cwd()
 RUNS = ROOT / "mlruns"
 VERBS = ("eda", "train", "submit")
-KINDS = ("kill", "full", "once")
+KINDS = ("kill", "full", "once", "gone")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 MAKES = ("open", "os.mkdir", "os.rename")  # what a full disk refuses
 YAML = """competition: {source: csv, name: tiny, root: data/tiny}
@@ -69,6 +70,9 @@ class Hook:
             return
         self.operations.append(f"{event} {os.path.relpath(path, ROOT)}")
         n = len(self.operations)
+        if self.kind == "gone" and n == self.at:
+            self.kind = "none"
+            shutil.rmtree(RUNS / "tiny", ignore_errors=True)
         if self.kind == "kill" and n == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
         if (self.kind == "once" and n == self.at) or (self.kind == "full" and n >= self.at and event in MAKES):
@@ -128,8 +132,8 @@ def case(verb: str, kind: str, at: int, operation: str, before: Path, expected: 
         wrong.append(f"was not killed but ended with {status}")
     elif kind != "kill" and ("Traceback" in said or status not in (0, 1, 2)):
         wrong.append(f"status {status} and a traceback: {said.strip().splitlines()[-1][:300]}")
-    elif kind != "kill" and status and "space" not in said:
-        wrong.append(f"status {status} without naming the disk: {said.strip().splitlines()[-1:]}")
+    elif status > 0 and ("removed" if kind == "gone" else "space") not in said:
+        wrong.append(f"status {status} without naming why: {said.strip().splitlines()[-1:]}")
     status_again, again, _ = run(verb)
     if status_again or "Traceback" in again:
         wrong.append(f"afterwards status {status_again}: {again.strip().splitlines()[-1:]}")
