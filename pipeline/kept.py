@@ -19,6 +19,7 @@ from typing import Any
 from pipeline.atomic import atomic
 from pipeline.config.mistakes import shown
 
+MOST = 2 << 30  # bytes of a cache that `forget` leaves
 REMEMBERED = 4  # checksums: a kill may leave the file before
 _told: set[Path] = set()
 
@@ -127,6 +128,18 @@ def _sweep(root: Path, runs: Path) -> None:
     for path in [*drafts, *(path for folder in folders for path in folder.glob(".*.tmp"))]:
         with where_allowed():
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+    forget(runs / "cache" / "runs")
+
+
+def forget(folder: Path) -> None:
+    """Keeps `MOST` bytes of a cache, the folders that were written last; so what an unfinished command needs stays."""
+    total = 0
+    with suppress(OSError):  # another command may be at work in there: then the next one forgets
+        each = [path for path in folder.iterdir() if path.is_dir()]
+        for path in sorted(each, key=lambda path: path.stat().st_mtime, reverse=True):
+            total += sum(file.stat().st_size for file in path.iterdir())
+            if total > MOST:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "score": {"config", "competition", "answers", "metrics"},
     "compare": {"config", "competition", "metrics", "crossval"},  # of competition the units of resampling
     "lr_range": {"config", "augment", "feed", "losses", "model", "optim", "precision", "train"},
-    "tune": {"config", "compare"},  # trains nothing and tracks nothing itself: `stages` puts that in
+    "tune": {"config", "compare", "refused"},  # trains nothing and tracks nothing itself: `stages` puts that in
     "report": {"atomic"},
     "progress": {"records"},  # the type of a record, nothing that runs
     "study_progress": {"tune"},

@@ -7,7 +7,6 @@ killed goes on, and another blend of the same models predicts nothing again.
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from pipeline.progress import ImageProgress
     from pipeline.views import Place
 
-KEPT = 2 << 30  # bytes of predictions that stay
 COMPUTES = ("torch", "timm", "pillow", "opencv-python-headless", "numpy", "safetensors")  # packages that move bits
 
 
@@ -191,7 +189,7 @@ def _answers(
         for question in questions:
             for group in _by_preprocessing(members, question.models):
                 answers |= _ask(work, members, question, group, submit, device, fresh, progress)
-    _forget(RUNS / "cache" / "predictions")
+    kept.forget(RUNS / "cache" / "predictions")
     return answers
 
 
@@ -288,16 +286,3 @@ def _digest(path: Path, outputs: np.ndarray) -> str:
     """Of the numbers, their shape, and the model and part that they are of, so that no other file can stand in."""
     about = f"{path.parent.name} {path.name} {outputs.dtype} {outputs.shape} "
     return hashlib.sha256(about.encode() + outputs.tobytes()).hexdigest()
-
-
-def _forget(folder: Path) -> None:
-    """Keeps `KEPT` bytes, those that were written last; what an unfinished command needs is among them."""
-    if not folder.is_dir():
-        return
-    total = 0
-    with suppress(OSError):  # another experiment's command may be at work in there: then the next one forgets
-        each = [path for path in folder.iterdir() if path.is_dir()]
-        for path in sorted(each, key=lambda path: path.stat().st_mtime, reverse=True):
-            total += sum(file.stat().st_size for file in path.iterdir())
-            if total > KEPT:
-                shutil.rmtree(path, ignore_errors=True)

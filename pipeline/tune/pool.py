@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from pipeline.refused import refused
+
 Job = Mapping[str, Any]
 Ask = Callable[[Any], bool]  # told of an epoch; whether to go on
 Perform = Callable[[Job, Ask], Any]
@@ -125,7 +127,7 @@ def _serve(start: Start, arguments: tuple[Any, ...], connection: Connection, par
         except (EOFError, BrokenPipeError):
             return
         except Exception as error:  # the driver decides what it means for the trial; a traceback in a log helps nobody
-            connection.send(("failed", (type(error).__name__, str(error))))
+            connection.send(("failed", (type(error).__name__, refused(error) or str(error))))
 
 
 def _end_with(parent: int) -> None:
