@@ -71,7 +71,8 @@ TRAINING = {
     "images": {"px": 32},
     "model": {"name": "test_resnet", "pretrained": False},
     "folds": {"k": 2},
-    "train": {"epochs": 2, "batch_size": 16, "lr": 3e-3},  # too few for a perfect score, which would compare nothing,
+    # too few epochs for a perfect score, which would compare nothing
+    "train": {"epochs": 2, "batch_size": 16, "lr": 3e-3},
 }
 
 
