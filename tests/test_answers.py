@@ -302,3 +302,21 @@ def test_rows_that_a_host_ignores_do_not_count_and_numbers_are_read_by_value(lay
     table.to_csv(tmp_path / "answers.csv", index=False)
     expected = (outputs.argmax(axis=1) == targets)[10:].mean()
     assert score_submission(tmp_path / "submission.csv", tmp_path / "answers.csv", competition) == (expected, 20)
+
+
+def test_a_file_of_another_form_is_not_verified_against_this_one(lay_out):
+    from types import SimpleNamespace
+
+    from pipeline.receipts import sha256
+    from pipeline.stages.verify import _check_data
+
+    def check(competition, answer: str) -> None:
+        recorded = {"competition": "x", "answer": answer, "test_images": "t", "sample": sha256(competition.sample_csv)}
+        _check_data(SimpleNamespace(competition=competition, image_hashes=("", "t")), SimpleNamespace(**recorded))
+
+    labels = lay_out(["0", "1"], metric="auc", answer="label")
+    made_of_labels = labels.cells
+    check(labels, made_of_labels)
+    check(labels, "")  # of a record that does not say it
+    with pytest.raises(Mistakes, match="answer: here"):
+        check(lay_out(["0", "1"], metric="auc"), made_of_labels)
