@@ -117,7 +117,7 @@ def build_model(settings: Model, n_logits: int, mode: str) -> torch.nn.Module:
     if settings.weights != "none":
         extra["pretrained_cfg_overlay"] = {"file": str(ROOT / settings.weights)}
     try:
-        return timm.create_model(
+        model = timm.create_model(
             current_name(settings.name),
             pretrained=settings.pretrained or settings.weights != "none",
             num_classes=n_logits,
@@ -130,6 +130,12 @@ def build_model(settings: Model, n_logits: int, mode: str) -> torch.nn.Module:
             raise
         message = f"the pretrained weights of {settings.name} cannot be had ({type(error).__name__})"
         raise Stopped(f"{message}; set model.pretrained=false, or run once with a network") from error
+    for name in heads_of(model) if n_logits == 1 else ():
+        # One output starts at 0, the mean of standardised targets. timm's EfficientNets and MobileNets draw its weights
+        # from -1 to 1: the first answers are 5 standard deviations off, and a short training hardly comes back.
+        for parameter in model.get_submodule(name).parameters():
+            torch.nn.init.zeros_(parameter)
+    return model
 
 
 def size_of(settings: Model, n_logits: int, mode: str) -> int:

@@ -1,11 +1,14 @@
 """A registered model on 127.0.0.1 and nowhere else: image bytes in, class and probabilities out.
 
-In: a version of the competition's registered model. Out: MLflow's scoring server over its package, in a process that
-runs the package's code and not ours. Whoever can write to the MLflow store can change that code, so serve from a store
-that you trust.
+In: a version of the competition's registered model. Out: `tracking/scoring` over its package, in a process that runs
+the package's code. Whoever can write to the MLflow store can change that code, so serve from a store that you trust.
 """
 
+import fcntl
+import os
+import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from shlex import quote
 
@@ -13,6 +16,7 @@ from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import RUNS
 from pipeline.server import HOST, check_port, run
 from pipeline.tracking import package
+from pipeline.tracking.locked import abandoned
 
 
 def serve(client: package.MlflowClient, name: str, number: str, port: int) -> int:
@@ -21,8 +25,14 @@ def serve(client: package.MlflowClient, name: str, number: str, port: int) -> in
     Raises `Mistakes` for a port that is taken, and where the package cannot be had.
     """
     check_port(port, "serve")
-    (RUNS / "cache").mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=RUNS / "cache", prefix="served-") as scratch:
+    cache = RUNS / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    for left in cache.glob("served-*"):  # by a kill
+        with suppress(OSError), abandoned(left) as is_free:
+            if is_free:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix="served-", ignore_cleanup_errors=True) as scratch:
+        fcntl.flock(os.open(scratch, os.O_RDONLY), fcntl.LOCK_EX)  # as long as this process lives
         try:
             folder = package.download(client, name, number, Path(scratch) / "package")
         except Exception as error:  # MLflow raises many kinds; each means that its files cannot be had
@@ -33,7 +43,8 @@ def serve(client: package.MlflowClient, name: str, number: str, port: int) -> in
         example.write_bytes(package.example())
         command, environment = package.serving(folder, HOST, port)
         print(f"{name} version {number} is starting on {HOST}:{port} (10 to 30 s) ...", flush=True)
-        return run(command, port, "The model", ready(port, example), RUNS / "serve.log", folder, environment)
+        log = RUNS / "serve.log"
+        return run(command, port, "The model", ready(port, example), log, folder, environment, scratch=scratch)
 
 
 def ready(port: int, image: Path) -> str:

@@ -30,26 +30,34 @@ def check_port(port: int, verb: str) -> None:
 
 def run(
     command: Sequence[str], port: int, name: str, ready: str, log: Path, folder: Path, environment: Mapping[str, str],
-    health: str = "/health",
+    health: str = "/health", scratch: str = "",
 ) -> int:  # fmt: skip
     """Starts the command, prints `ready` once `health` answers, and stays until Ctrl-C. Returns the exit status.
 
-    name: for messages. log: its output, of use only when it fails, so it is kept aside until then.
+    name: for messages. log: its output, of use only when it fails, so it is kept aside until then. scratch: a folder
+    that is removed where this process is killed. The server never outlives this process, see `watched`.
     """
+    parent = os.getppid()
+    reading, writing = os.pipe()
     with log.open("w+") as output:
+        command = [sys.executable, "-P", str(Path(__file__).with_name("watched.py")), str(reading), scratch, *command]
         server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=dict(environment),
-                                  start_new_session=True)  # fmt: skip
+                                  start_new_session=True, pass_fds=[reading])  # fmt: skip
+        os.close(reading)
         try:
             if not _answers(server, port, health):
                 output.seek(0)
                 print(f"{name} did not start:\n{output.read()[-3000:]}", file=sys.stderr)
                 return 1
             print(f"{ready}\nCtrl-C ends it", flush=True)
-            return server.wait()
+            while server.poll() is None and not ("MAKELEVEL" in os.environ and os.getppid() != parent):
+                time.sleep(0.2)  # until the server ends, or the `make` that started this process was killed
+            return server.poll() or 0
         except (KeyboardInterrupt, SystemExit):
             return 0
         finally:
             _end(server)
+            os.close(writing)
 
 
 def _answers(server: subprocess.Popen, port: int, health: str) -> bool:

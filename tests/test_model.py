@@ -279,3 +279,24 @@ def test_a_name_without_a_configuration_is_refused_and_nothing_is_assumed(experi
     settings = experiment(model={"name": name})
     [mistake] = check_model(settings, 2)
     assert mistake.where == "model.name" and repr(name) in str(mistake) and valid in str(mistake)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_100", "test_resnet"])
+def test_a_single_output_starts_at_the_mean_and_learns(name):
+    """timm draws it from -1 to 1 in some families, which starts a regression 5 standard deviations off."""
+    torch.manual_seed(0)
+    model = build_model(Model(name=name), 1, "RGB").train()
+    images = torch.randn(4, 3, 64, 64)
+    assert (model(images) == 0).all()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (model(images)[:, 0] - torch.tensor([-1.0, 0, 1, 2])).square().mean().backward()
+        optimizer.step()
+    gradients = [parameter.grad.abs().sum() for parameter in model.parameters() if parameter.grad is not None]
+    assert len(gradients) == len(list(model.parameters())) and all(gradient > 0 for gradient in gradients[-2:])
+    first = next(model.parameters())
+    assert first.grad is not None and first.grad.abs().sum() > 0  # the whole network learns from the second step on
+    assert any(
+        (parameter != 0).any() for parameter in build_model(Model(name=name), 2, "RGB").get_classifier().parameters()
+    )

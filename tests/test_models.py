@@ -2,14 +2,19 @@
 
 import base64
 import csv
+import fcntl
+import http.client
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
 
 import mlflow
@@ -21,8 +26,10 @@ from PIL import Image
 from test_docs import BLOCKS
 
 from pipeline.compare import compare
+from pipeline.config.settings import ROOT
+from pipeline.images import decode
 from pipeline.stages import models
-from pipeline.tracking import package, registry
+from pipeline.tracking import package, registry, scoring
 from pipeline.tracking import runs as tracking
 
 EXPERIMENT = "experiments/digits.yaml"
@@ -77,6 +84,98 @@ def test_what_it_cannot_answer_is_the_askers_mistake_and_names_no_file(served, c
     assert "stack_trace" not in said and "site-packages" not in said["message"]
 
 
+def refused(server: str, body: bytes | None, method: str = "POST", **headers: str) -> tuple[int, str]:
+    """(status, message) over a connection of its own."""
+    connection = http.client.HTTPConnection(server.removeprefix("http://"), timeout=60)
+    connection.request(method, "/invocations", body, {"Content-Type": "application/json"} | headers)
+    answer = connection.getresponse()
+    said = json.loads(answer.read())["message"]
+    connection.close()
+    assert "\n" not in said and "site-packages" not in said
+    return answer.status, said
+
+
+def body_of(*images: bytes) -> bytes:
+    return json.dumps({"dataframe_records": [{"image": base64.b64encode(image).decode()} for image in images]}).encode()
+
+
+def test_a_request_has_limits_and_what_is_wrong_with_it_is_one_line(served):
+    bomb, dot, jpeg = BytesIO(), BytesIO(), BytesIO()
+    Image.new("1", (10_000, 9_000)).save(bomb, "PNG")  # 11 kB, and 90 million pixels
+    Image.new("L", (8, 8), 200).save(dot, "PNG")
+    Image.effect_noise((90, 90), 80).save(jpeg, "JPEG")
+    whole = body_of(dot.getvalue())
+    cases = [
+        (413, "row 1: the image is too large", body_of(dot.getvalue(), bomb.getvalue()), {}),
+        (413, "1,001 images; valid: at most 1,000", body_of(*[dot.getvalue()] * 1001), {}),
+        (413, "the body is larger than 64 MiB", b" " * (65 << 20), {}),
+        (413, "too many values", b"[" + b"0," * 20_000 + b"0]", {}),
+        (400, "row 2: OSError", body_of(dot.getvalue(), dot.getvalue(), jpeg.getvalue()[:900]), {}),
+        (400, "row 0: `image` is empty or no base64", whole.replace(b': "i', b': "@@i'), {}),
+        (400, "the body is no JSON", whole[:-1], {}),
+        (400, "the body is no JSON", b"[" * 100_000, {}),
+        (400, "the body is no JSON", b"", {}),
+        (415, "application/json", whole, {"Content-Type": "text/csv"}),
+        (403, "foreign Host or Origin", whole, {"Host": "example.org"}),
+        (403, "foreign Host or Origin", whole, {"Origin": "http://example.org"}),
+        (403, "foreign Host or Origin", whole, {"Origin": "null"}),
+    ]
+    for status, message, body, headers in cases:
+        found = refused(served[0], body, **headers)
+        assert found[0] == status and message in found[1], (status, message, found)
+    assert refused(served[0], None, "GET")[0] == 404
+    dots = [base64.b64encode(dot.getvalue()).decode()] * 300  # two batches
+    together = ask(served[0], "image", dots)
+    assert len(together) == 300 and all(row == together[0] for row in together)
+
+
+def test_the_server_opens_what_the_model_opens():
+    assert (scoring.FORMATS, scoring.MAX_PIXELS) == (decode.FORMATS, decode.MAX_PIXELS)
+
+
+SERVER = "import sys, signal, time; {}; open(sys.argv[1], 'w').write(str(__import__('os').getpid())); time.sleep(60)"
+
+
+@pytest.mark.parametrize(("killed", "ignores"), [("process", True), ("make", False)])
+def test_a_server_ends_with_the_process_that_started_it_even_by_sigkill(tmp_path, killed, ignores):
+    scratch, pid, health = tmp_path / "served-x", tmp_path / "pid", tmp_path / "health"
+    scratch.mkdir()
+    health.write_text("")
+    stubborn = "signal.signal(signal.SIGTERM, signal.SIG_IGN)" if ignores else "0"
+    code = f"""
+from pathlib import Path
+import os, sys, pipeline.server as s
+s._answers = lambda *_: True
+s.run([sys.executable, "-c", {SERVER.format(stubborn)!r}, {str(pid)!r}], 1, "it", "ready", Path({str(tmp_path / "log")!r}),
+      Path({str(tmp_path)!r}), os.environ, scratch={str(scratch)!r})
+"""
+    (tmp_path / "Makefile").write_text(f"run:\n\t@{sys.executable} code.py\n")
+    (tmp_path / "code.py").write_text(code)
+    command = ["make", "-C", str(tmp_path), "run"] if killed == "make" else [sys.executable, str(tmp_path / "code.py")]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
+    wait_for(lambda: pid.is_file() and pid.read_text())
+    server = int(pid.read_text())
+    process.kill()
+    process.wait()
+    wait_for(lambda: not is_alive(server))
+    wait_for(lambda: killed == "make" or not scratch.exists())
+
+
+def wait_for(condition) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.05)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z" if Path(f"/proc/{pid}/stat").exists() else True
+
+
 def test_the_printed_line_works_and_nobody_else_can_reach_it(first, served):
     if not shutil.which("curl"):
         pytest.skip("no curl here")
@@ -115,8 +214,15 @@ def test_a_champion_whose_files_cannot_be_had_is_told(finished):
     client = mlflow.MlflowClient(f"sqlite:///{finished.runs / 'mlflow.db'}")
     made = client.create_model_version("digits", str(finished.root / "nowhere"), None)
     client.set_registered_model_alias("digits", "champion", made.version)
+    (finished.runs / "cache/served-left/package").mkdir(parents=True)  # by a kill
+    held = finished.runs / "cache/served-held"
+    held.mkdir()
+    lock = os.open(held, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
     _, errors = finished.main("serve", EXPERIMENT, "--port", "5999", expect=2)
     assert "version 2: MLflow does not give its files" in errors and "make promote" in errors
+    assert [path.name for path in (finished.runs / "cache").glob("served-*")] == ["served-held"]
+    os.close(lock)
 
 
 def test_an_mlflow_that_goes_away_while_it_registers_is_kept_for_and_not_lost(tmp_path, monkeypatch):

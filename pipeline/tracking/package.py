@@ -5,8 +5,8 @@ Nothing is inferred by MLflow (30 s a call) and nothing is pickled. All function
 """
 
 import logging
+import os
 import re
-import shlex
 import shutil
 import sys
 import warnings
@@ -93,14 +93,13 @@ def download(client: MlflowClient, name: str, number: str, folder: Path) -> Path
 
 
 def serving(package: Path, host: str, port: int) -> tuple[list[str], dict[str, str]]:
-    """(command, environment) of MLflow's own scoring server over a package, in one process of this Python."""
-    from mlflow.pyfunc import scoring_server  # a second, which a training need not wait for
-
-    command, environment = scoring_server.get_cmd(str(package), port)
+    """(command, environment) of a server over a package, `scoring`, in one process of this Python."""
+    environment = dict(os.environ)
     environment["PODIUM_SERVED"] = "1"  # paths are refused, see `served_model`
     environment["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"  # whatever is registered under the name
     # -P: the package's code, not what lies where this is called
-    return [sys.executable, "-P", "-m", *shlex.split(command), "--host", host], environment
+    script = str(Path(__file__).with_name("scoring.py"))
+    return [sys.executable, "-P", script, str(package), host, str(port)], environment
 
 
 def _forget_places(folder: Path) -> None:
