@@ -84,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },  # the last five for the model that is served
     "receipts": {"config", "kept"},
     "server": {"config"},
+    "watched": set(),  # run as a script, by `server`
     "ui": {"config", "tracking", "server"},
     "serve": {"config", "tracking", "server"},
     "dashboard": {"config", "server"},

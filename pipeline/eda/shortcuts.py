@@ -93,11 +93,10 @@ def _of_names(train: list[Row], test: list[Row]) -> Facts:
     for i in range(min(max(n_numbers, default=0), 3) if len(n_numbers) == 1 else 0):
         name = "number in the id" + (f", {i + 1} from the left" if i else "")
         found[name] = np.array([min(float(runs[i]), 1e300) for runs in numbers])
-    words = {"words in the id": [re.sub(r"\d+", "#", stem, flags=re.ASCII) for stem in stems]}
-    if test:
-        words["folder"] = [os.path.dirname(row["path"]) for row in rows]
-    for name, values in words.items():
-        valid = set(values[n:] if test else values)
+    stems = [re.sub(r"\d+", "#", stem, flags=re.ASCII) for stem in stems]
+    folders = [os.path.dirname(row["path"]) for row in rows]
+    for name, values in (("words in the id", stems), ("folder", folders)):
+        valid = set(values[n:])
         found[name] = _codes([value if value in valid else "" for value in values])
     places = [row[WHERE].rpartition(":")[2] for row in train]
     if all(place.isdecimal() for place in places):  # a folder has no order of its own
@@ -233,6 +232,6 @@ def in_words(found: dict[str, Any]) -> tuple[str, str, str, str, str]:
     elif found["on_test"] == "other":
         seen += " Test images have it spread otherwise: cross-validation may promise too much."
     chance = (found["null_low"] + found["null_high"]) / 2
-    grave = found["score"] - chance > 0.1 * (1 - chance) and (found["of"] == "the file" or found["on_test"] != "other")
+    grave = found["score"] - chance > 0.1 * (1 - chance) and (found["of"] == "the file" or found["on_test"] == "alike")
     level = "warning" if grave else "note"
     return level, f"{name} tells the label without the picture", seen, " ".join(do.split()), setting

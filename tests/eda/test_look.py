@@ -206,9 +206,12 @@ def test_ids_in_the_order_of_the_classes_are_told_and_plain_files_are_not():
     assert found["the name"]["told"] and found["the name"]["facts"][0][0] == "number in the id"
     assert found["the name"]["on_test"] == "other" and in_words(found["the name"])[0] == "note"
     assert not found["the file"]["told"]
+    spread = shortcuts(THREE.tolist(), ids=[f"{9000 + in_order[i]}" for i in range(150)], test=150)["the name"]
+    assert spread["on_test"] == "alike" and in_words(spread)[0] == "warning" and "leak" in in_words(spread)[3]
     # the size of a file follows from what it shows: a plain set of discs and rings differs by it throughout
-    for columns in ({}, {"n_bytes": 3000 + 900 * THREE}):
-        assert not any(entry["told"] for entry in shortcuts(THREE.tolist(), test=60, **columns).values())
+    plain = shortcuts(THREE.tolist(), test=60, n_bytes=3000 + 900 * THREE)
+    assert not any(entry["told"] for entry in plain.values())
+    assert plain["the file"]["score_with_bytes"] > 0.8
 
 
 @pytest.mark.usefixtures("few_shuffles")
