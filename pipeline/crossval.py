@@ -71,9 +71,11 @@ def cross_validate(
 
     lent: by the number of a split, test rows that its models learn from besides.
     """
-    prepare_machine()
+    n_threads = prepare_machine(settings.train.threads)
     device = pick_device(settings.train.device)
     identity = {**identity, "precision": str(precision)}
+    if device.type == "cpu":
+        identity["train.threads"] = str(n_threads)
     metric = parse_metric(data.metric, data.task.kind, data.task.classes)
     for stray in folder.glob(".*.tmp"):  # half a file, of a command that was killed while it wrote
         stray.unlink()
@@ -174,14 +176,19 @@ def train_one(
     return valid_rows, outputs
 
 
-def prepare_machine() -> None:
+def prepare_machine(threads: int | str) -> int:
     """Before the first kernel: the same bits on the same machine, at a few percent of a GPU's speed.
 
     An operation that has no deterministic form warns by name. cuBLAS reads its variable when the first kernel starts.
+    threads: as `train.threads`. Returns how many torch uses on the CPU: sums over pixels and rows are split among
+    them, so their last bits depend on it.
     """
+    if isinstance(threads, int):
+        torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     keep_freed_memory()
+    return torch.get_num_threads()
 
 
 def keep_freed_memory() -> None:
@@ -242,7 +249,8 @@ def refuse_others(path: Path, info: CheckpointInfo, identity: dict[str, str], fo
             "foreign artifacts",
         )
         for name, value in identity.items()
-        if info.hashes.get(name) != value
+        if info.hashes.get(name, value if name == "train.threads" else None)
+        != value  # earlier versions did not note them
     ]
     if (info.fold, info.seed) != (fold, seed):
         found = f"holds fold {info.fold} of seed {info.seed}, not {fold} of {seed}"

@@ -91,7 +91,8 @@ class ResumeState:
                 warnings.warn(f"{shown(path)} is unreadable ({type(error).__name__}): {instead}", stacklevel=3)
                 continue
             for name, value in self.identity.items():
-                if (found := state["identity"].get(name)) != value:
+                unknown = value if name == "train.threads" else None  # earlier versions did not note them
+                if (found := state["identity"].get(name, unknown)) != value:
                     message = f"was trained with other {name} ({found}, not {value})"
                     valid = "valid: a state of the same settings, folds and images; move it away to start anew"
                     raise Mistakes([Mistake(shown(path), message, valid, "resume")])

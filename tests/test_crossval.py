@@ -10,11 +10,12 @@ from pipeline.augment import image_keys
 from pipeline.config.data import Preprocessing
 from pipeline.config.mistakes import Mistakes
 from pipeline.config.settings import Experiment
-from pipeline.crossval import cross_validate
+from pipeline.crossval import cross_validate, refuse_others
 from pipeline.metrics import score
-from pipeline.model import load_checkpoint
+from pipeline.model import checkpoint_info, load_checkpoint
 from pipeline.precision import Precision
 from pipeline.predict import batch_size_for, predict
+from pipeline.stages.training import _same_threads
 from pipeline.task import Task
 from pipeline.train import TrainingData
 
@@ -181,3 +182,32 @@ def test_a_run_in_another_precision_is_refused(finished, data, folds):
     _, folder = finished
     with pytest.raises(Mistakes, match=r"fold-0\.safetensors.*other precision"):
         cross_validate(data, folds, SETTINGS, Precision("bf16"), IDENTITY, "code", folder, lambda _: None)
+
+
+def test_the_number_of_threads_is_noted_and_another_number_is_refused(data, folds, tmp_path):
+    def crossed(threads):
+        train = SETTINGS.train.model_copy(update={"threads": threads})
+        settings = SETTINGS.model_copy(update={"train": train})
+        assert settings.flat() == SETTINGS.flat()  # receipts of finished work hold, whatever the machine
+        return cross_validate(data, folds, settings, Precision(), IDENTITY, "code", tmp_path, lambda _: None)
+
+    try:
+        path = crossed(2).checkpoints[0]
+        assert checkpoint_info(path).hashes == IDENTITY | {"precision": str(Precision()), "train.threads": "2"}
+        assert torch.get_num_threads() == 2
+        with pytest.raises(Mistakes, match=r"other train\.threads \(2, not 1\)"):
+            crossed(1)
+        crossed(2)
+    finally:
+        torch.set_num_threads(1)
+    info = checkpoint_info(path)
+    del info.hashes["train.threads"]  # as a version before this one left it
+    refuse_others(path, info, IDENTITY | {"precision": str(Precision()), "train.threads": "1"}, 0, 0)
+
+
+def test_a_training_in_progress_says_with_how_many_threads_it_goes_on(tmp_path):
+    folder = tmp_path / "train-1234"
+    folder.mkdir()
+    assert _same_threads(4, folder) == _same_threads(4, folder) == 4
+    with pytest.raises(Mistakes, match=r"began with 4 threads .* go on with 2.*train\.threads=4"):
+        _same_threads(2, folder)

@@ -25,6 +25,9 @@ RUNS = ROOT / "mlruns"  # everything the pipeline writes
 LOOKS_AT_HALVES = (("multilabel", "f"), ("multilabel", "accuracy"))
 
 
+NOT_COMPARED = {"train": {"threads"}}
+
+
 class Experiment(Settings):
     """One experiment, whole: the YAML file, its bases and its overrides, every default filled in."""
 
@@ -87,8 +90,11 @@ class Experiment(Settings):
         return self
 
     def flat(self, *sections: str) -> dict[str, Any]:
-        """`{"train.lr": 0.001, ...}`, of the named sections or of all: what receipts compare and MLflow shows."""
-        data = self.model_dump(mode="json", include=set(sections) if sections else None)
+        """`{"train.lr": 0.001, ...}`, of the named sections or of all: what receipts compare and MLflow shows.
+
+        Without `train.threads`, which is recorded as it is resolved: another machine undoes no finished work.
+        """
+        data = self.model_dump(mode="json", include=set(sections) if sections else None, exclude=NOT_COMPARED)
         return dict(_flatten(data, ""))
 
     @property

@@ -170,6 +170,8 @@ class Train(Settings):
     # One model a fold for each; predictions are averaged.
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**32)], ...], Field(strict=False, min_length=1)] = (0,)
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    # of torch on a CPU, where the last bits depend on it; auto: OMP_NUM_THREADS, else the cores
+    threads: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"
     # auto tries what the device can for some seconds on the real model and takes the fastest
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool | Literal["auto"] = True  # how images lie in memory: the same numbers, often faster

@@ -64,6 +64,7 @@ def machine(device: torch.device) -> dict[str, str]:
         except PackageNotFoundError:
             found[name] = "none"
     found["cuda"] = (torch.version.cuda or "none") if device.type == "cuda" else "not used"
+    found["threads"] = str(torch.get_num_threads()) if device.type == "cpu" else "not used"
     found["machine"] = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {f"env.{name}": value for name, value in found.items()}
 

@@ -181,7 +181,8 @@ def _answers(
 
     if not questions:
         return {}
-    prepare_machine()  # the bits of the training's validation, and memory that is not zeroed anew for each batch
+    # the bits of the training's validation, and memory that is not zeroed anew for each batch
+    prepare_machine(work.settings.train.threads)
     device = pick_device(work.settings.train.device)
     n = sum(len(q.rows) * len(q.models) for q in questions) * len(views_of(submit.views))
     answers: dict[tuple[int, int], np.ndarray] = {}

@@ -95,6 +95,8 @@ def _trained(code: Path, member: RecordedMember, tags: Mapping[str, str]) -> Mod
     environment.setdefault(DATA, str(ROOT / "data"))
     if not os.path.isabs(environment[DATA]):
         environment[DATA] = str(ROOT / environment[DATA])
+    if tags.get("env.threads", "").isdecimal():
+        environment["OMP_NUM_THREADS"] = tags["env.threads"]
     command = [_python(code), "-m", "pipeline", verb, f"experiments/{experiment}.yaml"]
     status = subprocess.run(command, cwd=code, env=environment).returncode
     if status:

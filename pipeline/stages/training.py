@@ -51,6 +51,9 @@ def train(work: Work) -> Receipt:
         "train images": work.image_hashes[0],
     }
     if done := work.done("train", inputs):
+        wanted, had = settings.train.threads, done.figures.get("threads")
+        if had and wanted not in ("auto", had):
+            say("train", f"note: trained with {had} threads; make train FORCE=1 trains it anew with {wanted}")
         return done
     work.check()
     return validate(work, "train", inputs, fold_receipt)
@@ -66,7 +69,7 @@ def validate(
     """
     settings, competition = work.settings, work.competition
     started = time.perf_counter()
-    from pipeline.crossval import cross_validate
+    from pipeline.crossval import cross_validate, prepare_machine
     from pipeline.folds.split import read_folds, splits
     from pipeline.model import current_name, pick_device
     from pipeline.progress import TrainingProgress
@@ -85,11 +88,12 @@ def validate(
         told = f"{n:,} of {len(data.targets):,} rows are trained on under another label than they are validated with"
         say("train", told)
     identity = identity_of(fingerprint(inputs), inputs)
+    device = pick_device(settings.train.device)
+    n_threads = _same_threads(prepare_machine(settings.train.threads), folder) if device.type == "cpu" else 0
     runs_file = folder / "runs.json"  # a killed command's runs are gone on with, not left RUNNING beside new ones
     runs: dict[str, str] = kept.read_json(runs_file)
     runs = runs if work.tracker.exists(runs.get("cv", "")) else {}
     n_folds, n_seeds, epochs = len(splits(table)), len(settings.train.seeds), settings.train.epochs
-    device = pick_device(settings.train.device)
     models = f"{n_folds} folds" if n_seeds == 1 else f"{n_folds} folds and {n_seeds} seeds"
     told = f"{settings.model.name} on {len(data.targets):,} images, {models} of {epochs} epochs, on {device} ..."
     say("train", told)
@@ -104,7 +108,8 @@ def validate(
     precision = precision_of(work, data.task, folder)
     with work.run("cv", title, inputs, tags, resume=runs.get("cv", "")) as run_id:
         runs["cv"] = run_id
-        work.tracker.params(run_id, {**settings.flat(), "precision": str(precision)})
+        used = {"precision": str(precision), "train.threads": n_threads or "not used"}
+        work.tracker.params(run_id, {**settings.flat(), **used})
         work.tracker.inputs(run_id, [dataset(competition, "train", work.image_hashes[0])])
         work.tracker.describe(run_id, about_cv(work, fold_receipt, told, verb=verb))
         with TrainingProgress(n_folds * n_seeds, epochs, competition.metric) as progress, SystemSampler() as sampler:
@@ -118,7 +123,8 @@ def validate(
             code = receipts.code_version()
             cv = cross_validate(data, table, settings, precision, identity, code, folder, on_epoch, progress.on_step,
                                 lent)  # fmt: skip
-        figures = {"score": cv.score, "low": cv.interval.low, "high": cv.interval.high, "fold_scores": cv.fold_scores}
+        figures = {"score": cv.score, "low": cv.interval.low, "high": cv.interval.high, "fold_scores": cv.fold_scores,
+                   "threads": n_threads}  # fmt: skip
         files = log_cv(work, cv, runs, folder)
         registered = log_model(work, run_id, inputs["folds"], cv.checkpoints, cv.oof, figures)
         work.tracker.rename(run_id, f"{title} · {cv.score:.4f}")
@@ -136,6 +142,19 @@ def validate(
         say("train", "train.select=best looks better than it is, since its epoch was chosen on the rows that score it; "
             "by how much, a single hold-out cannot tell (folds.k=5 can)")  # fmt: skip
     return work.finish(verb, inputs, files, run_id, figures, started)
+
+
+def _same_threads(n: int, folder: Path) -> int:
+    """n, kept beside the checkpoints. Raises `Mistakes` where the training in this folder began with another number."""
+    kept = folder / "threads.json"
+    began = json.loads(kept.read_text()) if kept.is_file() else n
+    if began != n:
+        found = f"this training began with {began} threads on the CPU and would go on with {n}: other last bits"
+        valid = f"valid: train.threads={began}, which goes on; or delete {shown(folder)} and begin anew"
+        raise Mistakes([Mistake("train.threads", found, valid, "threads")])
+    with atomic(kept) as temporary:
+        temporary.write_text(json.dumps(n))
+    return n
 
 
 def _trained_labels(work: Work) -> str:

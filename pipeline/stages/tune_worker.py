@@ -29,24 +29,17 @@ def start(experiment: str, overrides: tuple[str, ...], device: str, n_workers: i
     base = Work(settings, name, "tune")
     from pipeline.crossval import prepare_machine
 
-    prepare_machine()
-    _share_processor(n_workers)
+    threads = settings.train.threads
+    share = threads if threads != "auto" else max(prepare_machine(threads) // n_workers, 1)
+    prepare_machine(share)  # each of several workers on one processor has its share of the cores
     images: dict[Preprocessing, TrainingData] = {}  # of the last preprocessing alone
 
     def perform(job: Job, ask: Ask) -> Any:
         work = _work_of(base, job["settings"], job["seed"], device)
         data = _data_of(work, images)
-        return _lr_range(work, data, job) if job["kind"] == "lr_range" else _fold(work, data, job, ask)
+        return _lr_range(work, data, job) if job["kind"] == "lr_range" else _fold(work, data, job, ask, share)
 
     return perform
-
-
-def _share_processor(n_workers: int) -> None:
-    """Each of several workers on one processor has its share of the cores; more threads would wait for each other."""
-    import torch
-
-    if n_workers > 1:
-        torch.set_num_threads(max(torch.get_num_threads() // n_workers, 1))
 
 
 def _work_of(base: Work, sections: Mapping[str, Any], seed: int, device: str) -> Work:
@@ -68,14 +61,15 @@ def _data_of(work: Work, images: dict[Preprocessing, TrainingData]) -> TrainingD
     return found
 
 
-def _fold(work: Work, data: TrainingData, job: Job, ask: Ask) -> dict[str, Any]:
+def _fold(work: Work, data: TrainingData, job: Job, ask: Ask, threads: int) -> dict[str, Any]:
     """Leaves `fold-K.safetensors`, `fold-K.json` and `fold-K.parquet` in the job's folder."""
     import json
 
     import numpy as np
 
     from pipeline import receipts
-    from pipeline.crossval import oof_table, train_one
+    from pipeline.atomic import atomic
+    from pipeline.crossval import oof_table, prepare_machine, train_one
     from pipeline.folds.split import read_folds, splits
     from pipeline.kept import sealed
     from pipeline.metrics import score
@@ -90,8 +84,12 @@ def _fold(work: Work, data: TrainingData, job: Job, ask: Ask) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     for stray in folder.glob(f".fold-{split.number}.*.tmp"):  # of a worker that was killed while it wrote
         stray.unlink()
+    kept = folder / "threads.json"  # a trial goes on with as many as it began with, whatever tune.jobs is now
+    threads = prepare_machine(json.loads(kept.read_text()) if kept.is_file() else threads)
+    with atomic(kept) as temporary:
+        temporary.write_text(json.dumps(threads))
     precision = precision_of(work, data.task, folder, tell=lambda verb, text: None)
-    identity = {**job["identity"], "precision": str(precision)}
+    identity = {**job["identity"], "precision": str(precision), "train.threads": str(threads)}
     state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
     curve, seconds = ([], 0.0) if path.is_file() else (state.scores(), 0.0)
 

@@ -115,6 +115,10 @@ def rebuilt(work: Work, record: Recorded, members: list[Models]) -> bytes:
     from pipeline.submit import write_submission
 
     work.check()
+    threads = record.machine.get("env.threads", "")
+    if threads.isdecimal() and 1 <= int(threads) <= 1024:  # those of the submission, on which its last bits depend
+        train = work.settings.train.model_copy(update={"threads": int(threads)})
+        work.settings = work.settings.model_copy(update={"train": train})
     submit = Submit.model_validate({"average": record.average, "views": record.views})
     recipe = Recipe(submit.average, tuple(m.weight for m in record.members), tuple(record.bias))
     outputs = recipe.outputs(test_outputs(work, members, submit, fresh=True), work.competition.target)
