@@ -146,14 +146,13 @@ def validate(
 
 def _same_threads(n: int, folder: Path) -> int:
     """n, kept beside the checkpoints. Raises `Mistakes` where the training in this folder began with another number."""
-    kept = folder / "threads.json"
-    began = json.loads(kept.read_text()) if kept.is_file() else n
+    path = folder / "threads.json"
+    began = kept.read_json(path).get("threads", n)
     if began != n:
         found = f"this training began with {began} threads on the CPU and would go on with {n}: other last bits"
         valid = f"valid: train.threads={began}, which goes on; or delete {shown(folder)} and begin anew"
         raise Mistakes([Mistake("train.threads", found, valid, "threads")])
-    with atomic(kept) as temporary:
-        temporary.write_text(json.dumps(n))
+    kept.write_json(path, {"threads": n})
     return n
 
 

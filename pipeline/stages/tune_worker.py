@@ -67,11 +67,9 @@ def _fold(work: Work, data: TrainingData, job: Job, ask: Ask, threads: int) -> d
 
     import numpy as np
 
-    from pipeline import receipts
-    from pipeline.atomic import atomic
+    from pipeline import kept, receipts
     from pipeline.crossval import oof_table, prepare_machine, train_one
     from pipeline.folds.split import read_folds, splits
-    from pipeline.kept import sealed
     from pipeline.metrics import score
     from pipeline.model import pick_device
     from pipeline.resume import ResumeState
@@ -84,10 +82,9 @@ def _fold(work: Work, data: TrainingData, job: Job, ask: Ask, threads: int) -> d
     folder.mkdir(parents=True, exist_ok=True)
     for stray in folder.glob(f".fold-{split.number}.*.tmp"):  # of a worker that was killed while it wrote
         stray.unlink()
-    kept = folder / "threads.json"  # a trial goes on with as many as it began with, whatever tune.jobs is now
-    threads = prepare_machine(json.loads(kept.read_text()) if kept.is_file() else threads)
-    with atomic(kept) as temporary:
-        temporary.write_text(json.dumps(threads))
+    began = folder / "threads.json"  # a trial goes on with as many as it began with, whatever tune.jobs is now
+    threads = prepare_machine(kept.read_json(began).get("threads", threads))
+    kept.write_json(began, {"threads": threads})
     precision = precision_of(work, data.task, folder, tell=lambda verb, text: None)
     identity = {**job["identity"], "precision": str(precision), "train.threads": str(threads)}
     state = ResumeState(path.with_suffix(".state"), identity, settings.train.select == "best")
@@ -104,7 +101,7 @@ def _fold(work: Work, data: TrainingData, job: Job, ask: Ask, threads: int) -> d
     rows, outputs = train_one(
         data, table, split, job["seed"], settings, precision, device, identity, receipts.code_version(), path, on_epoch
     )
-    with sealed(path.with_suffix(".parquet")) as temporary:
+    with kept.sealed(path.with_suffix(".parquet")) as temporary:
         fold = np.full(len(rows), split.fold)
         oof_table(data.image_ids[rows], fold, data.targets[rows].numpy(), outputs).to_parquet(temporary, index=False)
     history = json.loads(path.with_suffix(".json").read_text())
