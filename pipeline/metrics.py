@@ -95,22 +95,33 @@ def _from_confusion(metric: Metric, targets: np.ndarray, answers: np.ndarray, va
     values: (C,) of the classes on their scale.
     """
     n_classes = len(values)
+    if metric.kind != "quadratic_kappa":  # the margins are enough, and grow with the classes, not with their square
+        right = np.where(targets == answers, answers, n_classes)
+
+        def of_margins(weights: np.ndarray) -> float:
+            counts = [np.bincount(of, weights, n_classes + 1)[:n_classes] for of in (right, targets, answers)]
+            return from_margins(metric, *counts)
+
+        return of_margins
     cells = targets * n_classes + answers
     distances = (values[:, None] - values) ** 2
 
     def value(weights: np.ndarray) -> float:
         confusion = np.bincount(cells, weights=weights, minlength=n_classes**2).reshape(n_classes, n_classes)
-        hits, true, answered = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-        if metric.kind == "accuracy":
-            return float(hits.sum() / confusion.sum())
-        if metric.kind == "balanced_accuracy":
-            return float((hits[true > 0] / true[true > 0]).mean())
-        if metric.kind == "quadratic_kappa":
-            by_chance = (distances * np.outer(true, answered)).sum() / confusion.sum()
-            return float(1 - (distances * confusion).sum() / by_chance) if by_chance else 1.0
-        return _f_beta(metric, hits, true, answered)
+        true, answered = confusion.sum(axis=1), confusion.sum(axis=0)
+        by_chance = (distances * np.outer(true, answered)).sum() / confusion.sum()
+        return float(1 - (distances * confusion).sum() / by_chance) if by_chance else 1.0
 
     return value
+
+
+def from_margins(metric: Metric, hits: np.ndarray, true: np.ndarray, answered: np.ndarray) -> float:
+    """Accuracy, balanced accuracy or F, from counts a class: (C,) right answers, rows of the class, answers."""
+    if metric.kind == "accuracy":
+        return float(hits.sum() / true.sum())
+    if metric.kind == "balanced_accuracy":
+        return float((hits[true > 0] / true[true > 0]).mean())
+    return _f_beta(metric, hits, true, answered)
 
 
 def _f_beta(metric: Metric, hits: np.ndarray, true: np.ndarray, answered: np.ndarray) -> float:
@@ -132,14 +143,15 @@ def _multilabel(metric: Metric, truth: np.ndarray, answers: np.ndarray) -> Weigh
     if metric.kind == "accuracy":
         return lambda weights: float(weights @ right / weights.sum())
 
-    def value(weights: np.ndarray) -> float:
-        hits, true, answered = (weights @ table for table in tables)
-        occurs = true + answered > 0  # scikit-learn counts a label that nobody has or gets as 0, and warns
-        if metric.average == "macro" and not occurs.all():
-            return _f_beta(metric, hits, true, answered) * float(occurs.mean())
-        return _f_beta(metric, hits, true, answered)
+    return lambda weights: from_label_counts(metric, *(weights @ table for table in tables))
 
-    return value
+
+def from_label_counts(metric: Metric, hits: np.ndarray, true: np.ndarray, answered: np.ndarray) -> float:
+    """F of several labels a row, from (C,) counts. scikit-learn counts a label that nobody has or gets as 0."""
+    occurs = true + answered > 0
+    if metric.average == "macro" and not occurs.all():
+        return _f_beta(metric, hits, true, answered) * float(occurs.mean())
+    return _f_beta(metric, hits, true, answered)
 
 
 def _errors(metric: Metric, targets: np.ndarray, answers: np.ndarray) -> Weighted:

@@ -142,7 +142,8 @@ def _check_labels(
     for row in train:
         for label in labels_of(row):
             if label not in known and not (settings.parts and not label):  # what a part cannot read is told already
-                told = f"label {label!r} is no class{nearest(label, classes)}"
+                hint = nearest(label, classes) if len(mistakes) < SHOWN else ""
+                told = f"label {label!r} is no class{hint}"
                 where, valid = row[WHERE], f"valid: {_listed(classes)}"
                 mistakes.append(Mistake(where, told, valid, "labels in no class", row["image_id"]))
     present = {label for row in train for label in labels_of(row)} & known

@@ -47,7 +47,8 @@ class Scheme:
         places = [place_of(part, texts[name]) for name, part in self.parts.items()]
         for (name, part), place in zip(self.parts.items(), places, strict=True):
             if place is None:
-                found = f"{part.column} {texts[name]!r} is no {name}{nearest(texts[name], part.match or part.values)}"
+                hint = nearest(texts[name], part.match or part.values) if len(mistakes) < 10 else ""
+                found = f"{part.column} {texts[name]!r} is no {name}{hint}"
                 valid = f"valid: {'a number' if part.bounds else ', '.join(part.match or part.values)}"
                 mistakes.append(Mistake(raw[WHERE], found, valid, "labels in no class", image_id))
             else:

@@ -124,23 +124,23 @@ def missing_images(competition: Competition) -> dict[int, Mistake]:
             valid, kind = f"valid: a file under {shown(competition.root)}", "links out of the folder"
             mistakes[i] = Mistake(row[WHERE], found, valid, kind, trained_id)
         elif not os.path.isfile(path):
-            there = sorted(os.listdir(folder))[:20_000] if os.path.isdir(folder) else []
-            hint = _hint(path, there) if len(mistakes) < 3 else ""
+            hint = _hint(path) if len(mistakes) < 3 else ""
             found, valid = f"image {row['image_id']!r} is missing{hint}", f"valid: a file {shown(Path(path))}"
             mistakes[i] = Mistake(row[WHERE], found, valid, "missing images", trained_id)
     return mistakes
 
 
-def _hint(path: str, there: list[str]) -> str:
+def _hint(path: str) -> str:
     """Where the image may be instead: no folder, the same name with another ending, a similar name."""
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
         return f", and there is no folder {shown(Path(folder))}"
+    there = sorted(os.listdir(folder))
     stem = os.path.splitext(name)[0]
     alike = [other for other in there if os.path.splitext(other)[0] == stem]
     if alike:
         return f", but {alike[0]!r} is there: with `.*` for its ending, a path template takes whichever there is"
-    return nearest(name, there)
+    return nearest(name, there[:20_000])
 
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}

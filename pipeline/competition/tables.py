@@ -7,7 +7,7 @@ import csv
 from pathlib import Path
 
 from pipeline.competition.contract import WHERE, Row
-from pipeline.config.mistakes import Mistake, nearest, shown
+from pipeline.config.mistakes import Mistake, listed, nearest, shown
 
 
 def read_table(path: Path, setting: str, needed: list[str], mistakes: list[Mistake], root: str = "") -> list[Row]:
@@ -25,10 +25,9 @@ def read_table(path: Path, setting: str, needed: list[str], mistakes: list[Mista
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             header = next(reader, [])
-            absent = [column for column in needed if column not in header]
-            twice = {column for column in header if header.count(column) > 1}
-            if absent or twice or not header:
-                found = f"columns {', '.join(header) or 'none'}"
+            absent = set(needed) - set(header)
+            if absent or len(set(header)) < len(header) or not header:
+                found = f"columns {listed(header) or 'none'}"
                 valid = f"valid: a header with {', '.join(needed) or 'names'}, each once (competition.*_column)"
                 mistakes.append(Mistake(f"{name}:1", found, valid, "columns"))
                 return []
@@ -37,7 +36,7 @@ def read_table(path: Path, setting: str, needed: list[str], mistakes: list[Mista
                     continue  # a blank line, as editors leave at the end
                 if len(values) != len(header):
                     found = f"{len(values)} values under {len(header)} columns"
-                    place, valid = f"{name}:{reader.line_num}", f"valid: {','.join(header)}"
+                    place, valid = f"{name}:{reader.line_num}", f"valid: {listed(header)}"
                     mistakes.append(Mistake(place, found, valid, "ragged rows"))
                     continue
                 rows.append({**dict(zip(header, values, strict=True)), WHERE: f"{name}:{reader.line_num}"})

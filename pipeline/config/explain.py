@@ -11,16 +11,18 @@ from pydantic import BaseModel, ValidationError
 from pipeline.config.mistakes import Mistake, nearest, shown
 from pipeline.config.settings import Experiment
 
+SOUGHT = 100  # mistakes for which the nearest key is looked for; ten of a kind are shown
 MANY = 8  # keys: where the nearest is known, more of them only hide it
 Origins = dict[str, str]  # dotted path -> "experiments/digits.yaml:12"
 
 
 def explain(error: ValidationError, origins: Origins, path: Path) -> list[Mistake]:
     """A `Mistake` for each thing wrong in the settings. path: the experiment's file, for what stands in none."""
-    return _alternatives_joined([_explain(one, origins, path) for one in error.errors()])
+    errors = error.errors(include_url=False)
+    return _alternatives_joined([_explain(one, origins, path, i < SOUGHT) for i, one in enumerate(errors)])
 
 
-def _explain(error: Any, origins: Origins, path: Path) -> Mistake:
+def _explain(error: Any, origins: Origins, path: Path, with_hint: bool) -> Mistake:
     """One pydantic error in the user's words: dotted path, file and line, what was found, what is valid."""
     dotted, model = _locate(error["loc"])
     where = f"{dotted or 'the file'} ({_origin(dotted, origins) or shown(path)})"
@@ -28,7 +30,7 @@ def _explain(error: Any, origins: Origins, path: Path) -> Mistake:
     if kind == "extra_forbidden":
         valid = list(model.model_fields) if model else []
         key = dotted.rpartition(".")[2]
-        hint = nearest(key, valid) or _elsewhere(key)
+        hint = (nearest(key, valid) or _elsewhere(key)) if with_hint else ""
         shown_keys = valid if not hint or len(valid) <= MANY else [*valid[:MANY], f"and {len(valid) - MANY} more"]
         return Mistake(where, f"unknown key{hint}", f"valid here: {', '.join(shown_keys)}", "unknown keys")
     if kind == "missing":
@@ -87,9 +89,9 @@ def _alternatives_joined(mistakes: list[Mistake]) -> list[Mistake]:
 
 
 def _origin(dotted: str, origins: Origins) -> str | None:
-    inside = [place for key, place in origins.items() if key.startswith(f"{dotted}.")]
-    if dotted not in origins and inside:
-        return inside[0]  # a section that only an override of one of its keys has made
+    inside = (place for key, place in origins.items() if key.startswith(f"{dotted}."))
+    if dotted not in origins and (first := next(inside, None)):
+        return first  # a section that only an override of one of its keys has made
     while dotted:
         if dotted in origins:
             return origins[dotted]

@@ -80,10 +80,35 @@ def _validated(data: dict, mistakes: list[Mistake]) -> Experiment:
 # --- YAML ----------------------------------------------------------------------------------------------------------
 
 
+MOST_LEVELS, MOST_NODES = 50, 100_000
+
+
 class _Loader(yaml.SafeLoader):
     """SafeLoader with the scalars of YAML 1.2's core schema."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012 - PyYAML's own way to start without the rules of version 1.1
+
+    def __init__(self, stream: Any):
+        super().__init__(stream)
+        self._n_open = 0
+        self._sizes: dict[yaml.Node, tuple[int, int]] = {}  # (nodes, levels), each alias counted as what it names
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Refuses, by a `YAMLError`, what is deeper or, with its aliases written out, larger than any settings."""
+        event, self._n_open = self.peek_event(), self._n_open + 1
+        node = super().compose_node(parent, index) if self._n_open <= MOST_LEVELS else None
+        self._n_open -= 1
+        if isinstance(event, yaml.AliasEvent):
+            node = node if node in self._sizes else None  # else an alias to what it is in
+        elif node is not None:
+            inner = node.value if isinstance(node, yaml.CollectionNode) else []
+            flat = [one for entry in inner for one in (entry if isinstance(entry, tuple) else (entry,))]
+            sizes = [self._sizes[one] for one in flat]
+            self._sizes[node] = 1 + sum(n for n, _ in sizes), 1 + max((levels for _, levels in sizes), default=0)
+        if node is None or self._sizes[node] > (MOST_NODES, 0) or self._sizes[node][1] > MOST_LEVELS:
+            raise yaml.MarkedYAMLError(problem=f"more than {MOST_LEVELS} levels or {MOST_NODES:,} values",
+                                       problem_mark=event.start_mark)  # fmt: skip
+        return node
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(~|null|Null|NULL|)$"), ["~", "n", "N", ""])
@@ -222,7 +247,7 @@ def _override(data: dict, origins: Origins, text: str, mistakes: list[Mistake]) 
     """Apply one `train.lr=1e-3` in place, by the rules of `_merge`."""
     key, equals, raw = text.partition("=")
     parts = key.strip().split(".")
-    if not equals or not all(parts):
+    if not equals or not all(parts) or len(parts) > MOST_LEVELS:
         mistakes.append(Mistake(f"SET {text!r}", "not of the form key=value", "valid: e.g. train.lr=1e-3", "overrides"))
         return
     try:

@@ -4,7 +4,7 @@ In: places and facts, collected by whoever checks something. Out: one exception,
 before it exits with status 2. Nothing is written by then: checks come before work.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +14,7 @@ from pipeline.config.settings import ROOT
 
 SHOWN_OF_A_KIND = 10
 LONGEST = 2000  # characters of one mistake
+LONGEST_WORD = 200  # for which a similar one is looked for
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,15 @@ class Stopped(Exception):
 
 def nearest(word: str, valid: Iterable[str]) -> str:
     """`"; did you mean X?"` for the closest of `valid`, or nothing where none is close."""
+    if len(word) > LONGEST_WORD:  # a whole text in a cell; the search grows with the square of it
+        return ""
     close = get_close_matches(word, list(valid), n=1, cutoff=0.6)
     return f", did you mean {close[0]!r}?" if close else ""
+
+
+def listed(names: Sequence[str], most: int = 50) -> str:
+    """The first of the names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def shown(path: Path) -> str:

@@ -83,16 +83,28 @@ def _mark(axes, mean: np.ndarray, lower: bool) -> None:
         axes.plot([best + 1], [mean[best]], "o", mfc="white", mec=ORANGE, mew=2, ms=8, ls="", label=text)
 
 
+MOST_DRAWN = 60  # classes of a table of confusion
+
+
 def confusion(targets: np.ndarray, predictions: np.ndarray, classes: Sequence[str], path: Path) -> None:
     """Out-of-fold counts, true classes in rows; colour is the share of the row, so rare classes can be read too."""
-    n = len(classes)
-    counts = np.bincount(targets * n + predictions, minlength=n * n).reshape(n, n)
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    kept, title = np.arange(len(classes)), "out-of-fold images"
+    if len(classes) > MOST_DRAWN:  # those that are mixed up most: a table of thousands by thousands shows nothing
+        wrong = np.concatenate([targets[targets != predictions], predictions[targets != predictions]])
+        kept = np.sort(np.argsort(-np.bincount(wrong, minlength=len(classes)), kind="stable")[:MOST_DRAWN])
+        title += f", the {MOST_DRAWN} classes of {len(classes):,} with the most mistakes"
+    totals, n = np.bincount(targets, minlength=len(classes))[kept], len(kept)
+    place = np.full(len(classes), -1)
+    place[kept] = np.arange(n)
+    rows, columns = place[targets], place[predictions]
+    drawn = (rows >= 0) & (columns >= 0)
+    counts = np.bincount(rows[drawn] * n + columns[drawn], minlength=n * n).reshape(n, n)
+    shares = counts / totals[:, None].clip(min=1)
     side = min(12.0, 2.5 + 0.42 * n)
     figure, axes = plt.subplots(figsize=(side + 0.6, side), layout="constrained")
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xticks=range(n), yticks=range(n), xlabel="predicted", ylabel="true", title="out-of-fold images")
-    names = [plain(name, i) for i, name in enumerate(classes)]
+    axes.set(xticks=range(n), yticks=range(n), xlabel="predicted", ylabel="true", title=title)
+    names = [plain(classes[i], i) for i in kept.tolist()]
     axes.set_xticklabels(names, rotation=0 if max(map(len, names)) < 4 else 60)
     axes.set_yticklabels(names)
     if n <= 30:
