@@ -69,7 +69,7 @@ def units(image_ids: Iterable[str], group_of: Mapping[str, str]) -> np.ndarray:
     groups = [_node(image_id, group_of.get(image_id))[0] for image_id in image_ids]
     alone = np.array([not group for group in groups], dtype=bool)
     codes = np.cumsum(alone) - 1
-    place = {group: int(alone.sum()) + i for i, group in enumerate(sorted(set(groups) - {""}))}
+    place = {group: i for i, group in enumerate(sorted(set(groups) - {""}), int(alone.sum()))}
     codes[~alone] = [place[group] for group in groups if group]
     return codes
 

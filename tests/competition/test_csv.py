@@ -1,6 +1,7 @@
 """Organisers' tables: what is wrong with them is found, with file and row, and nothing is found in a clean one."""
 
 import os
+import time
 
 import pytest
 
@@ -251,3 +252,28 @@ def test_pictures_that_no_row_names_are_counted(small_competition, small_setting
     (small_competition / "images" / ".hidden.jpg").touch()
     (small_competition / "images" / "notes.txt").touch()
     assert n_unused(read(small_settings)) == 1
+
+
+def test_a_folder_is_listed_once_however_many_files_end_otherwise(small_competition, small_settings, monkeypatch):
+    """Once a hint, of which three are given, and never once a row."""
+    for path in (small_competition / "images").glob("*.png"):
+        path.rename(path.with_suffix(".jpg"))
+    listings = []
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: listings.append(folder) or listdir(folder))
+    missing = missing_images(read(small_settings))
+    assert len(missing) == 30 and len(listings) <= 3
+    assert "is there: with `.*`" in missing[0].found
+
+
+def test_a_table_of_thirty_thousand_columns_is_read_and_its_messages_stay_short(small_competition, small_settings):
+    wide = [f"c{i}" for i in range(30_000)]
+    text = (small_competition / "train.csv").read_text().splitlines()
+    header, rows = ",".join([text[0], *wide]), [",".join([row, *["0"] * len(wide)]) for row in text[1:5]]
+    (small_competition / "train.csv").write_text("\n".join([header, *rows, "a20,dark"]))
+    started = time.process_time()
+    lines = told(small_settings)
+    assert time.process_time() - started < 10
+    assert any("2 values under 30003 columns" in line for line in lines) and max(map(len, lines)) < 2000
+    (small_competition / "train.csv").write_text("\n".join([f"{header},label", *rows]))
+    assert any("each once" in line and len(line) < 2000 for line in told(small_settings))

@@ -1,5 +1,6 @@
 """Settings: every mistake at once, with its place; the same settings, however written, the same fingerprint."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,52 @@ def test_a_target_that_is_set_by_hand_changes_the_bases_loss_too(tmp_path):
     tuned = tmp_path / "tuned.yaml"
     tuned.write_text(yaml.safe_dump({"base": "own.yaml", **changes}))
     assert load(tuned)[0].train.loss.name == "mse" and load(tuned)[0].train.lr == 0.01
+
+
+LAUGHS = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{{', '.join(f'k{j}: *a{i - 1}' for j in range(9))}}}\n" for i in range(1, 10)
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LAUGHS,
+        LAUGHS.replace("{", "[").replace("}", "]"),
+        "z: " + "[" * 3000 + "]" * 3000,
+        "z: " + "{a: " * 3000 + "1" + "}" * 3000,
+        "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{k: *a{i - 1}}}\n" for i in range(1, 2000)),
+        "z: &a {k: *a}",
+        "z: &a [*a]",
+    ],
+    ids=[
+        "a billion laughs",
+        "of lists",
+        "deep lists",
+        "deep mappings",
+        "a chain of aliases",
+        "in itself",
+        "a list too",
+    ],
+)
+def test_yaml_that_grows_or_never_ends_is_refused_in_a_line(written, text):
+    started = time.process_time()
+    with pytest.raises(Mistakes) as error:
+        load(written(GOOD + text))
+    told = str(error.value)
+    assert "more than 50 levels or 100,000 values" in told and "recursion" not in told and len(told) < 1000
+    assert time.process_time() - started < 10
+
+
+def test_an_alias_is_what_it_names(written):
+    path = written(GOOD + "train: {epochs: &n 3, batch_size: *n}")
+    assert load(path)[0].train.batch_size == 3
+
+
+def test_thousands_of_unknown_keys_are_counted_in_seconds(written):
+    started = time.process_time()
+    with pytest.raises(Mistakes) as error:
+        load(written(GOOD + "".join(f"key{i}: 1\n" for i in range(4000))))
+    assert "more of this kind (unknown keys)" in str(error.value) and time.process_time() - started < 20
+    with pytest.raises(Mistakes):
+        load(written(GOOD), [f"{'.'.join('a' * 3000)}=1", f"train.lr={'[' * 3000}"])
