@@ -7,6 +7,7 @@ artifact, which MLflow run is being written. What a stage does stands in `stages
 from __future__ import annotations
 
 import datetime
+import os
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from pipeline.competition.labels import check_class_weights, check_label_bounds,
 from pipeline.competition.paths import missing_images
 from pipeline.competition.sources import open_competition
 from pipeline.config.losses import GivenWeights
-from pipeline.config.mistakes import Mistake, Mistakes, first_line, shown
+from pipeline.config.mistakes import Mistake, Mistakes, Stopped, first_line, shown
 from pipeline.config.settings import ROOT, RUNS, Experiment, fingerprint
 from pipeline.images.content import MISSING, content_hashes, images_hash
 from pipeline.receipts import Receipt
@@ -53,7 +54,7 @@ class Work:
         self.target = target
         self.force = force
         self.folder = RUNS / name
-        self._checked = False
+        self._checked, self._place = False, -1
         self._whole: dict[Side, Store] = {}  # stores that hold every image, each pixel as it was written
 
     @cached_property
@@ -200,7 +201,9 @@ class Work:
         mistakes += self._fill(self.store) + too_narrow(*self._files, self.store, self.preprocessing)
         if mistakes:
             raise Mistakes(mistakes)
-        self._checked = True
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # held open, or the number of a folder that was removed could be given to the next one
+        self._place, self._checked = os.open(self.folder, os.O_RDONLY), True
 
     def done(self, verb: str, inputs: dict[str, Any], fetchable: bool = True) -> Receipt | None:
         """The receipt, if it still holds; else says why the stage runs."""
@@ -231,7 +234,11 @@ class Work:
         figures: dict[str, Any],
         started: float,
     ) -> Receipt:
-        """Writes the receipt: from here on the stage is done."""
+        """Writes the receipt: from here on the stage is done. Raises `Stopped` where the folder is another by now."""
+        is_there = self.folder.is_dir()
+        if self._checked and not (is_there and os.path.samestat(os.fstat(self._place), self.folder.stat())):
+            told = f"{shown(self.folder)} was removed while the command worked; the same command makes it again"
+            raise Stopped(told)
         receipt = Receipt(
             verb=verb,
             inputs=inputs,

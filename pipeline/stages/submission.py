@@ -130,7 +130,7 @@ def _write(
 
     competition, chosen = work.competition, blended.blend.chosen
     path, record_path = work.folder / "submission.csv", work.folder / "submission.json"
-    fresh = work.folder / ".submission.csv"  # takes its place with its record, when that is made
+    fresh = work.folder / ".submission.csv.tmp"  # takes its place with its record, when that is made
     before = _previous(work)
     room.write_submission(competition, outputs, fresh)
     now = room.read_submission(fresh)
