@@ -80,7 +80,7 @@ class Confirm(Settings):
 class Tune(Settings):
     space: dict[str, tuple[Parameter, ...]] = Field(default_factory=dict)  # empty: the default space
     trials: Annotated[int, Field(ge=1, le=100_000)] | Literal["off"] = 40  # in all; more of them later go on
-    hours: Positive | Literal["off"] = "off"  # no trial is begun after so long; what runs is finished
+    hours: Positive | Literal["off"] = "off"  # in all, the choice included: no trial begins that would end later
     jobs: Annotated[int, Field(ge=1, le=256)] | Literal["auto"] = "auto"  # at once; auto: one a GPU, or one
     # Where the study is kept: a journal file beside the experiment's other files, or a URL of Optuna's (postgresql://)
     # that several machines share.

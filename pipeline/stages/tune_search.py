@@ -7,6 +7,7 @@ choice.
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline import kept
 from pipeline.config.mistakes import Stopped
 from pipeline.config.tuning import SEARCHED
 from pipeline.kept import is_intact
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_DEATHS = 3  # of workers in one fold of the choice
 BEAT_S = 30.0
+OVERHEAD = 1.2  # of what the epochs take: workers that start, images, checkpoints, tables
+SPENT = "spent.json"  # seconds of `tune.hours` that unfinished commands took
 
 
 @dataclass
@@ -47,11 +51,45 @@ class Search:
     identity: dict[str, str]
     record: StudyRecord
     display: StudyProgress
-    deadline: float  # time.monotonic() after which no trial begins
+    begun: float  # time.monotonic() less the time that killed commands had spent
+    n_workers: int = 1
+    n_again: int = 0  # of the best few, for whose training by fresh seeds time is kept; 0: not known yet
+    noted: float = 0.0
 
     @property
     def metric(self) -> tuple[Metric, str]:
         return self.work.competition.rule, self.work.competition.target
+
+    @property
+    def left_s(self) -> float:
+        """Of `tune.hours`, in which the choice is to end as well."""
+        hours = self.work.settings.tune.hours
+        return math.inf if hours == "off" else 3600 * hours - (time.monotonic() - self.begun)
+
+    def choice_s(self, n: int) -> float:
+        """What training n settings and the experiment itself again will take, by what the experiment took."""
+        baseline, seeds = self.study.baseline, self.work.settings.tune.confirm.seeds
+        return OVERHEAD * (1 + n) * seeds * baseline.seconds / self.n_workers if baseline else 0.0
+
+    def n_that_fit(self, seconds: float) -> int:
+        """How many of the best few can be trained again in so long; one at least."""
+        top = self.work.settings.tune.confirm.top
+        return max([n for n in range(1, top + 1) if self.choice_s(n) <= seconds], default=1)
+
+    def is_time_over(self) -> bool:
+        """Whether one trial more, and the choice after it, would not end in time. Before the experiment itself is
+        trained nothing is known, and it is trained whatever the time."""
+        baseline = self.study.baseline
+        if baseline is None or baseline.state == "running":
+            return self.left_s <= 0
+        self.n_again = self.n_again or self.n_that_fit(self.left_s / 2)
+        return OVERHEAD * baseline.seconds + self.choice_s(self.n_again) > self.left_s
+
+    def note_time(self) -> None:
+        """Twice a minute: a killed command's time counts for the one that goes on."""
+        if time.monotonic() - self.noted > BEAT_S:
+            self.noted = time.monotonic()
+            kept.write_json(self.folder / SPENT, {"seconds": self.noted - self.begun})
 
     def trial_folder(self, trial: Trial) -> Path:
         return self.folder / f"trial-{trial.number:04d}"
@@ -77,11 +115,12 @@ def search(at: Search, pool: Pool) -> None:
     seed, config, last_beat = at.work.settings.train.seeds[0], at.work.settings.tune, 0.0
 
     def over() -> bool:
-        return time.monotonic() > at.deadline or (config.trials != "off" and at.study.n_own >= config.trials)
+        return at.is_time_over() or (config.trials != "off" and at.study.n_own >= config.trials)
 
     def beat() -> None:
         nonlocal last_beat
         at.display.refresh(at.study)
+        at.note_time()
         if config.storage != "journal" and time.monotonic() - last_beat > BEAT_S:
             last_beat = time.monotonic()
             at.study.note(f"driver {at.study.about.driver}", time.time())
@@ -90,6 +129,11 @@ def search(at: Search, pool: Pool) -> None:
         at.record.ended(trial)
         at.display.ended(trial, at.study)
         tidy(at)
+        if trial.is_baseline and trial.state == "finished" and config.hours != "off":
+            at.is_time_over()
+            minutes = [seconds / 60 for seconds in (trial.seconds, at.choice_s(at.n_again), at.left_s)]
+            say("tune", "the experiment itself took {:.1f} min, so {:.1f} of the {:.1f} min left are kept to train it "
+                "and the best {} again".format(*minutes, at.n_again))  # fmt: skip
         if trial.is_baseline and trial.state == "failed":
             raise Stopped(f"the experiment itself does not train, so nothing can be compared with it: {trial.why}")
 
@@ -162,6 +206,7 @@ def train_again(
     n_all, waiting = len(wanted), list(left)
     while waiting or pool.jobs:
         told(n_all - len(waiting) - len(pool.jobs), n_all)
+        at.note_time()
         for worker in pool.idle():
             if waiting:
                 trial, seed, fold = waiting.pop(0)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import receipts
+from pipeline import kept, receipts
 from pipeline.atomic import atomic
 from pipeline.config.metric import RESAMPLED, parse_metric
 from pipeline.config.mistakes import shown
@@ -84,7 +84,7 @@ def _run(
     from pipeline.report.tune_page import write_tune
     from pipeline.stages.tune_record import StudyRecord
     from pipeline.stages.tune_result import summary, write_tuned
-    from pipeline.stages.tune_search import Search, search
+    from pipeline.stages.tune_search import SPENT, Search, search
     from pipeline.stages.tune_worker import start
     from pipeline.study_progress import StudyProgress
     from pipeline.tune.importance import importance
@@ -100,7 +100,7 @@ def _run(
     storage = open_storage(config.storage, work.folder / JOURNAL)
     devices = devices_of(work)
     arguments = [(work.experiment, work.overrides, device, len(devices)) for device in devices]
-    deadline = time.monotonic() + (3600 * config.hours if config.hours != "off" else float("inf"))
+    begun = time.monotonic()
     with Pool(start, arguments) as pool:
         if config.lr_range_test:
             space = with_measured_rate(work, space, pool, table, context)
@@ -118,10 +118,12 @@ def _run(
             record.note("study", run_id)
             work.tracker.params(run_id, {f"space.{axis.name}": _shown_axis(axis) for axis in space.axes})
             work.tracker.inputs(run_id, [dataset(work.competition, "train", work.image_hashes[0])])
-            _tell_start(work, study, len(devices))
+            spent_s = kept.read_json(folder / SPENT).get("seconds", 0.0)
+            _tell_start(work, study, len(devices), spent_s)
             with StudyProgress(metric.name, len(numbers), config.trials, sign) as display:
-                at = Search(work, study, folder, table, fresh, {"folds": context["folds"],
-                            "images": context["train images"]}, record, display, deadline)  # fmt: skip
+                identity = {"folds": context["folds"], "images": context["train images"]}
+                clock = (begun - spent_s, len(devices))
+                at = Search(work, study, folder, table, fresh, identity, record, display, *clock)
                 search(at, pool)
                 outcome = _confirm(at, pool)
             chosen = next((c for c in outcome.confirmed if c.is_chosen), None)
@@ -145,6 +147,7 @@ def _run(
                                                {"folds": fold_receipt.run_id}))  # fmt: skip
             work.tracker.rename(run_id, f"{title} · {outcome.verdict[0].partition(':')[0]}")
     receipt = work.finish("tune", inputs, files, run_id, figures, started)
+    kept.remove(folder / SPENT)
     _tell_end(outcome, folder, tuned, written)
     return receipt
 
@@ -160,7 +163,7 @@ def _confirm(at: Search, pool: Pool) -> Outcome:
     config = work.settings.tune.confirm
     seeds = fresh_seeds(work.settings.train.seeds, config.seeds)
     baseline = study.baseline
-    best = candidates(study.trials, config.top, sign)
+    best = candidates(study.trials, at.n_that_fit(at.left_s), sign)
     if baseline is None or not best:
         return Outcome([], verdict([], str(at.metric[0]), work.name, False), "", seeds)
     table = read_folds(at.fresh_table)
@@ -196,7 +199,7 @@ def _figures(study: Study, outcome: Outcome, tuned: dict[str, str]) -> dict[str,
     return figures
 
 
-def _tell_start(work: Work, study: Study, n_workers: int) -> None:
+def _tell_start(work: Work, study: Study, n_workers: int, spent_s: float) -> None:
     config = work.settings.tune
     until = [] if config.trials == "off" else [f"{config.trials} trials"]
     until += [] if config.hours == "off" else [f"{config.hours:g} hours"]
@@ -204,6 +207,12 @@ def _tell_start(work: Work, study: Study, n_workers: int) -> None:
     inherited = sum(bool(trial.inherited) for trial in study.trials)
     had += f", {inherited} of them from an older study" if inherited else ""
     say("tune", f"study {study.about.name}, up to {' or '.join(until)}, {n_workers} at once{had}")
+    if config.hours != "off":
+        kept_for = config.confirm.seeds * (1 + config.confirm.top)
+        left = f"; earlier commands took {spent_s / 60:.1f} min of them" if spent_s else ""
+        who = f"the best {config.confirm.top} and the experiment itself, by fresh seeds"
+        say("tune", f"of the {60 * config.hours:.4g} min the choice ({who}) takes as long as {kept_for} trainings, and "
+            f"trials the rest{left}")  # fmt: skip
     if len(work.settings.train.seeds) > 1:
         say("tune", f"trials are trained by the first seed alone, {work.settings.train.seeds[0]}")
     for axis in study.space.axes if study.is_new else ():
