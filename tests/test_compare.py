@@ -1,5 +1,9 @@
 """Paired comparisons: judged by theory, by planted gains, and by how often noise is taken for a gain."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +11,8 @@ from sklearn import metrics as sk
 
 from pipeline.compare import compare, verdict
 from pipeline.crossval import oof_interval
+from pipeline.stages import record
+from pipeline.tracking.browse import Run
 
 
 def table(targets: np.ndarray, answers: np.ndarray, n_classes: int = 2) -> pd.DataFrame:
@@ -156,3 +162,24 @@ def test_two_copies_among_three_hundred_rows_do_not_make_the_rest_one_group():
     with_copies = oof_interval(oof, folds, "accuracy", "class")
     by_rows = oof_interval(oof, folds.assign(group=""), "accuracy", "class")
     assert with_copies.high - with_copies.low == pytest.approx(by_rows.high - by_rows.low, rel=0.1)
+
+
+def test_an_interval_of_an_older_version_is_made_again_from_its_table_or_left_out(tmp_path, monkeypatch):
+    """The runs bear no tag that says how they were resampled; the second is a blend, whose rows no table holds."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(2, size=302)
+    oof = table(targets, answered(rng, targets, rng.random(302) < 0.8))
+    folds = pd.DataFrame({"image_id": oof["image_id"], "group": [""] * 300 + ["copies"] * 2})
+    oof.to_parquet(tmp_path / "oof.parquet")
+    folds.to_csv(tmp_path / "folds.csv", index=False)
+    monkeypatch.setattr("pipeline.tracking.runs.fetch", lambda run, name, folder: tmp_path / name)
+    monkeypatch.setattr(record, "_rule", lambda settings: "accuracy")
+    value = float((oof[["p_0", "p_1"]].to_numpy().argmax(axis=1) == targets).mean())
+    metrics = {"oof_accuracy": value, "oof_accuracy_low": 0.5, "oof_accuracy_high": 1.0}
+    old = Run("a", "cv", "FINISHED", datetime.now(UTC), {}, metrics)
+    runs = [old, replace(old, tags={"cv_runs": "a b"}), replace(old, tags={"resampled": "units"})]
+    settings = SimpleNamespace(competition=SimpleNamespace(metric="accuracy", target="class"))
+    again, blend, new = record.by_units(runs, settings)
+    interval = oof_interval(oof, folds, "accuracy", "class")
+    assert (again.metrics["oof_accuracy_low"], again.metrics["oof_accuracy_high"]) == (interval.low, interval.high)
+    assert record.scores_of(blend, "accuracy") == (f"{value:.4f}", "not comparable") and new.metrics == metrics
