@@ -5,8 +5,9 @@
 COMPETITIONS holds NAME/make.py, which draws the files (`make.py FOLDER` writes FOLDER/public and
 FOLDER/private/answers.csv), and grade.py, a judge that knows nothing of Podium (`grade.py NAME SUBMISSION ANSWERS`).
 Each miniature gets the settings below and nothing else, trains two folds of a small network from random weights, and
-is submitted and scored. Five to fifteen CPU seconds each, which `mlruns/hosts-*` keeps. The scores say nothing about
-models: a miniature is a few dozen drawn shapes.
+is submitted and scored; then once more a worse file, half of whose cells stand in other rows, since two perfect scores
+compare nothing. Half a CPU minute each, which `mlruns/hosts-*` keeps. The scores say nothing about models: a miniature is a
+few dozen drawn shapes.
 """
 
 import json
@@ -15,6 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +74,6 @@ TRAINING = {
     "images": {"px": 32},
     "model": {"name": "test_resnet", "pretrained": False},
     "folds": {"k": 2},
-    # too few epochs for a perfect score, which would compare nothing
     "train": {"epochs": 2, "batch_size": 16, "lr": 3e-3},
 }
 
@@ -100,20 +102,47 @@ def row_of(name: str, competitions: Path, scratch: Path) -> str:
     mlruns = ROOT / "mlruns" / short
     own = json.loads((mlruns / "score.json").read_text())["figures"]["score"]
     submission = mlruns / "submission.csv"
-    try:
-        host = ran(competitions / "grade.py", name, submission, answers).strip()
-    except RuntimeError as refused:
-        host = str(refused).strip().splitlines()[-1]
-    verdict = "equal" if host.replace(".", "").isdigit() and abs(float(host) - own) < 1e-6 else "NOT EQUAL"
-    oof = json.loads((mlruns / "submit.json").read_text())["figures"]["score"]
     cells = ",".join(submission.read_text().splitlines()[1].split(",")[1:])
-    metric = COMPETITIONS[name]["metric"]
-    return f"| {name} | {metric} | `{cells[:44]}` | {oof:.4f} | {own:.7f} | {host[:60]} | {verdict} |"
+    verdicts = [verdict(own, host(name, competitions, submission, answers))]
+    worse = scratch / "worse.csv"
+    table = pd.read_csv(submission, dtype=str, keep_default_na=False)
+    moved = np.arange(len(table))
+    moved[::2] = np.random.default_rng(0).permutation(moved[::2])
+    table.iloc[:, 1:] = table.iloc[moved, 1:].to_numpy()
+    table.to_csv(worse, index=False)
+    again = float(ran("-c", OF_A_FILE, path, worse, answers))
+    verdicts.append(verdict(again, host(name, competitions, worse, answers)))
+    return f"| {name} | {COMPETITIONS[name]['metric']} | `{cells[:44]}` | {' | '.join(verdicts)} |"
+
+
+OF_A_FILE = """
+import sys
+from pathlib import Path
+from pipeline.competition.sources import open_competition
+from pipeline.config.load import load
+from pipeline.score import score_submission
+experiment, submission, answers = sys.argv[1:]
+print(score_submission(Path(submission), Path(answers), open_competition(load(experiment)[0].competition))[0])
+"""
+
+
+def host(name: str, competitions: Path, submission: Path, answers: Path) -> str:
+    """The score, or why the file is refused."""
+    try:
+        return ran(competitions / "grade.py", name, submission, answers).strip()
+    except RuntimeError as refused:
+        return str(refused).strip().splitlines()[-1]
+
+
+def verdict(own: float, said: str) -> str:
+    """Both scores, and whether they are equal."""
+    equal = said.lstrip("-").replace(".", "").isdigit() and abs(float(said) - own) < 1e-6
+    return f"{own:.7f} | {said[:40]}" + ("" if equal else " **not equal**")
 
 
 def main() -> None:
     competitions, wanted = Path(sys.argv[1]).resolve(), sys.argv[2:] or list(COMPETITIONS)
-    print("| competition | metric | cells of the first row | out of fold | make score | the host | |")
+    print("| competition | metric | cells of the first row | make score | the host | worse file: Podium | the host |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         for name in wanted:
