@@ -6,8 +6,8 @@ COMPETITIONS holds NAME/make.py, which draws the files (`make.py FOLDER` writes 
 FOLDER/private/answers.csv), and grade.py, a judge that knows nothing of Podium (`grade.py NAME SUBMISSION ANSWERS`).
 Each miniature gets the settings below and nothing else, trains two folds of a small network from random weights, and
 is submitted and scored; then once more a worse file, half of whose cells stand in other rows, since two perfect scores
-compare nothing. Half a CPU minute each, which `mlruns/hosts-*` keeps. The scores say nothing about models: a miniature is a
-few dozen drawn shapes.
+compare nothing. Half a CPU minute each, which `mlruns/hosts-*` keeps. The scores say nothing about models: a miniature
+is a few dozen drawn shapes.
 """
 
 import json
