@@ -61,7 +61,7 @@ def form_of(
         each = [f"competition.answer: {one} (a cell like {_example(one, rule, classes, per_class)})" for one in valid]
         if "probability" not in valid and target != "regression":
             each.append("a sample with a column for each class (cells like 0.71, 0.22, ...: probabilities)")
-        found = f"{why}, and {sample} has {shape}"
+        found = f"{why}, and {sample or 'the submission'} has {shape}"
         mistakes.append(Mistake("competition.answer", found, f"valid: {'; or '.join(each)}", "answers"))
     answer: Answer = wanted if wanted in valid else valid[0]
     if answer == "probability" and not sample and not two:
