@@ -1,13 +1,13 @@
 """What `make score` says beside what the host says, of the same file: competitions in miniature, laid out as hosts do.
 
-    .venv/bin/python benchmarks/hosts.py COMPETITIONS [NAME ...]
+    .venv/bin/python benchmarks/hosts.py COMPETITIONS [NAME ...] [--drawn]
 
 COMPETITIONS holds NAME/make.py, which draws the files (`make.py FOLDER` writes FOLDER/public and
 FOLDER/private/answers.csv), and grade.py, a judge that knows nothing of Podium (`grade.py NAME SUBMISSION ANSWERS`).
 Each miniature gets the settings below and nothing else, trains two folds of a small network from random weights, and
-is submitted and scored; then once more a worse file, half of whose cells stand in other rows, since two perfect scores
-compare nothing. Half a CPU minute each, which `mlruns/hosts-*` keeps. The scores say nothing about models: a miniature
-is a few dozen drawn shapes.
+is submitted and scored. A second file holds drawn outputs, since two perfect scores compare nothing. Half a CPU minute
+each, which `mlruns/hosts-*` keeps; with --drawn nothing is trained, and it is a few seconds. The scores say nothing about
+models: a miniature is a few dozen drawn shapes.
 """
 
 import json
@@ -16,8 +16,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +84,7 @@ def ran(*command: str | Path) -> str:
     return done.stdout
 
 
-def row_of(name: str, competitions: Path, scratch: Path) -> str:
+def row_of(name: str, competitions: Path, scratch: Path, trains: bool) -> str:
     """The table's row of one competition."""
     target = COMPETITIONS[name].get("target", "class")
     folder = scratch / name
@@ -98,31 +96,36 @@ def row_of(name: str, competitions: Path, scratch: Path) -> str:
     settings["train"] = TRAINING["train"] | {"loss": {"name": loss}}
     path = scratch / f"{short}.yaml"
     path.write_text(yaml.safe_dump(settings))
-    ran("-m", "pipeline", "score", path)
-    mlruns = ROOT / "mlruns" / short
-    own = json.loads((mlruns / "score.json").read_text())["figures"]["score"]
-    submission = mlruns / "submission.csv"
-    cells = ",".join(submission.read_text().splitlines()[1].split(",")[1:])
-    verdicts = [verdict(own, host(name, competitions, submission, answers))]
-    worse = scratch / "worse.csv"
-    table = pd.read_csv(submission, dtype=str, keep_default_na=False)
-    moved = np.arange(len(table))
-    moved[::2] = np.random.default_rng(0).permutation(moved[::2])
-    table.iloc[:, 1:] = table.iloc[moved, 1:].to_numpy()
-    table.to_csv(worse, index=False)
-    again = float(ran("-c", OF_A_FILE, path, worse, answers))
-    verdicts.append(verdict(again, host(name, competitions, worse, answers)))
+    cells, verdicts = "", ["not trained | "]
+    if trains:
+        ran("-m", "pipeline", "score", path)
+        mlruns = ROOT / "mlruns" / short
+        submission = mlruns / "submission.csv"
+        cells = ",".join(submission.read_text().splitlines()[1].split(",")[1:])
+        own = json.loads((mlruns / "score.json").read_text())["figures"]["score"]
+        verdicts = [verdict(own, host(name, competitions, submission, answers))]
+    drawn = scratch / "drawn.csv"
+    again = float(ran("-c", DRAWN, path, drawn, answers))
+    cells = cells or ",".join(drawn.read_text().splitlines()[1].split(",")[1:])
+    verdicts.append(verdict(again, host(name, competitions, drawn, answers)))
     return f"| {name} | {COMPETITIONS[name]['metric']} | `{cells[:44]}` | {' | '.join(verdicts)} |"
 
 
-OF_A_FILE = """
+DRAWN = """
 import sys
 from pathlib import Path
+import numpy as np
 from pipeline.competition.sources import open_competition
 from pipeline.config.load import load
 from pipeline.score import score_submission
-experiment, submission, answers = sys.argv[1:]
-print(score_submission(Path(submission), Path(answers), open_competition(load(experiment)[0].competition))[0])
+from pipeline.submit import write_submission
+experiment, submission, answers = map(Path, sys.argv[1:])
+competition = open_competition(load(experiment)[0].competition)
+rng, n = np.random.default_rng(0), len(competition.test_rows)
+draws = {"regression": rng.uniform(1, 100, (n, 1)), "multilabel": rng.uniform(0, 1, (n, len(competition.classes)))}
+outputs = draws.get(competition.target, rng.dirichlet(np.ones(len(competition.classes)), n))
+write_submission(competition, outputs.astype(np.float32), submission)
+print(score_submission(submission, answers, competition)[0])
 """
 
 
@@ -141,12 +144,13 @@ def verdict(own: float, said: str) -> str:
 
 
 def main() -> None:
-    competitions, wanted = Path(sys.argv[1]).resolve(), sys.argv[2:] or list(COMPETITIONS)
-    print("| competition | metric | cells of the first row | make score | the host | worse file: Podium | the host |")
+    named = [word for word in sys.argv[2:] if word != "--drawn"] or list(COMPETITIONS)
+    print("| competition | metric | cells of the first row | make score | the host | drawn: Podium | the host |")
     print("| --- | --- | --- | --- | --- | --- | --- |", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        for name in wanted:
-            print(row_of(name, competitions, Path(scratch)), flush=True)
+        for name in named:
+            row = row_of(name, Path(sys.argv[1]).resolve(), Path(scratch), "--drawn" not in sys.argv)
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
