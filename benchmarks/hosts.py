@@ -6,7 +6,7 @@ COMPETITIONS holds NAME/make.py, which draws the files (`make.py FOLDER` writes 
 FOLDER/private/answers.csv), and grade.py, a judge that knows nothing of Podium (`grade.py NAME SUBMISSION ANSWERS`).
 Each miniature gets the settings below and nothing else, trains two folds of a small network from random weights, and
 is submitted and scored. A second file holds drawn outputs, since two perfect scores compare nothing. Half a CPU minute
-each, which `mlruns/hosts-*` keeps; with --drawn nothing is trained, and it is a few seconds. The scores say nothing about
+each, which `mlruns/hosts-*` keeps; with --drawn nothing is trained, a few seconds each. The scores say nothing about
 models: a miniature is a few dozen drawn shapes.
 """
 
