@@ -31,7 +31,8 @@ WORK = 200_000_000  # cells (rows x outputs) of all draws together: large tables
 CELLS = 4_000_000  # of one draw, where a score looks at whole tables; more rows are represented by a sample
 N_RESAMPLES = 300
 NEIGHBOURS = 40  # numbers: residuals come from the nearest N / 40 predictions on either side
-TINY = 1e-7
+TINY = 1e-7  # of probabilities
+LEAST = float(np.finfo(float).tiny)  # of what is divided by: numbers may be of any scale
 
 
 class Unknown(ValueError):
@@ -109,28 +110,22 @@ def expected_score(
     step = errors.std(axis=0)
     along = (errors - recipe.error).sum(axis=1)
     by_step = (recipe.changed(step) - recipe.changed(-step)) / 2  # of the test rows' score and the other's
-    luck = max(luck, luck + along / max(along.std(), TINY) * (by_step[0] - by_step[1]), key=np.std)
+    luck = max(luck, luck + along / max(along.std(), LEAST) * (by_step[0] - by_step[1]), key=np.std)
     # a harder test set has more spread, and so less error where it has more: as if each row's spread varied by itself
-    of_spread = abs(by_step[0]) * recipe.spread.sum() / max(step.sum(), TINY) / len(test.means) ** 0.5
-    of_test = of_test * (1 + of_spread / max(of_test.std(), TINY))
+    of_spread = abs(by_step[0]) * recipe.spread.sum() / max(step.sum(), LEAST) / len(test.means) ** 0.5
+    of_test = of_test * (1 + of_spread / max(of_test.std(), LEAST))
     together = 1.0
     if len(np.unique(units)) < len(units):
         by_row = resamples(np.arange(len(recipe.rows)), N_RESAMPLES, seed)
-        together = max(1.0, deviation / max(np.std([recipe.score(w) for w in by_row]), TINY))
+        together = max(1.0, deviation / max(np.std([recipe.score(w) for w in by_row]), LEAST))
     of_test = of_test * together * (len(recipe.test.means) / len(test.means)) ** 0.5
     ends = np.quantile(value + of_test[:, None] + luck, [0.025, 0.975])
     return Expected(*(float(np.clip(end, *metric.span)) for end in (value, *ends)))
 
 
 def expected_value(
-    metric: Metric,
-    kind: str,
-    oof: Answered,
-    targets: np.ndarray,
-    test: Answered,
-    spread: np.ndarray,
-    seed: int = 0,
-) -> float:
+    metric: Metric, kind: str, oof: Answered, targets: np.ndarray, test: Answered, spread: np.ndarray, seed: int = 0
+) -> float:  # fmt: skip
     """The same without its interval, for candidates beside each other. Raises `Unknown`."""
     recipe = _Recipe(metric, kind, oof, targets, test, spread, seed)
     return float(np.clip(recipe.value(), *metric.span))
@@ -146,6 +141,8 @@ class _Recipe:
         self.kind, self.seed = kind, seed
         if not len(test.means):
             raise Unknown("there are no test rows")
+        if not (np.isfinite(oof.means).all() and np.isfinite(test.means).all()):
+            raise Unknown("some outputs are no finite numbers")
         n_outputs = test.means.shape[1]
         # what counts answers is quick for any number of rows; what orders or adds up whole tables is not
         by_answers = kind != "multilabel" and metric.kind in ("f", "accuracy", "balanced_accuracy", "quadratic_kappa")
@@ -197,7 +194,7 @@ class _Recipe:
     def _numbers(self, side: Answered, error: float, n: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
         """Targets of a regression: the prediction and a residual of a row that was predicted alike."""
         order = np.argsort(self.oof.means[:, 0], kind="stable")
-        residuals = (self.targets - self.oof.means[:, 0])[order] * (max(error, 0.0) / max(self.error[0], TINY)) ** 0.5
+        residuals = (self.targets - self.oof.means[:, 0])[order] * (max(error, 0.0) / max(self.error[0], LEAST)) ** 0.5
         place = np.searchsorted(self.oof.means[order, 0], side.means[:, 0])
         reach = len(order) // NEIGHBOURS + 1
         for _ in range(n):

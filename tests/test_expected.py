@@ -221,3 +221,14 @@ def test_many_rows_and_classes_are_sampled_and_come_to_the_same(name, monkeypatc
     monkeypatch.setattr("pipeline.expected.CELLS", 8000)
     monkeypatch.setattr("pipeline.expected.WORK", 100)
     assert expected_value(metric, "class", *sides) == pytest.approx(whole, abs=0.02)
+
+
+def test_numbers_of_any_scale_come_to_the_same():
+    oof, targets, test, _ = large("regression")
+    mean, metric, units = test.mean(axis=0), parse_metric("rmse", "regression"), np.arange(len(targets))
+    ends = []
+    for scale in (1.0, 1e-9):
+        sides = Answered(scale * oof, scale * oof), scale * targets, units, Answered(scale * mean, scale * mean)
+        e = expected_score(metric, "regression", *sides, one_spread(scale * test))
+        ends.append(np.array([e.value, e.low, e.high]) / scale)
+    assert ends[1] == pytest.approx(ends[0], rel=1e-6)
