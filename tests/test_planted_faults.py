@@ -95,8 +95,8 @@ def test_the_clean_competition_raises_no_alarm(planted):
     out, _ = planted.main("folds", "experiments/planted.yaml")
     assert titles(planted, "error", "warning") == "" and "warning" not in out
     data = findings(planted)
-    assert data["duplicates"] == {"exact_sets": 0, "near_pairs": 0, "across_train_test": 0, "conflicting": 0,
-                                  "compared": True, "why_not": ""}  # fmt: skip
+    assert data["duplicates"] == {"exact_sets": 0, "exact_rows": 0, "copy_sets": 0, "copy_rows": 0,
+                                  "across_train_test": 0, "conflicting": 0}  # fmt: skip
     assert data["shift"]["verdict"] == "alike" and data["possible_groups"] == []
     assert "0 of 30 groups on both sides" in out and "no sets of duplicates" in out
 
@@ -180,14 +180,19 @@ def test_every_fault_of_the_data_is_found_and_the_folds_heal_what_they_can(plant
     data = findings(planted)
     known = json.loads((planted.runs / "planted/eda/duplicates.json").read_text())
     assert known["exact"] == [["i008", "i040"], ["i012", "i048"]]
-    assert known["near"] == [["i021", "i060"], ["i029", "i064"], ["i033", "i068"], ["i037", "i072"]]
+    assert known["copies"] == [["i021", "i060"], ["i029", "i064"], ["i033", "i068"], ["i037", "i072"]]
+    assert known["with_test"] == [
+        {"kind": "exact", "ids": ["i076", "t000"], "n_train": 1},
+        {"kind": "copies", "ids": ["i080", "t009"], "n_train": 1},
+    ]
     assert data["duplicates"]["conflicting"] == 4 and data["duplicates"]["across_train_test"] == 2
-    assert data["duplicates"]["near_pairs"] == 4 and data["duplicates"]["exact_sets"] == 2
+    assert data["duplicates"]["copy_sets"] == 4 and data["duplicates"]["copy_rows"] == 8
+    assert data["duplicates"]["exact_sets"] == 2 and data["duplicates"]["exact_rows"] == 4
     warnings, notes = titles(planted, "warning"), titles(planted, "note")
     for part in (
         "4 sets of copies with different labels",
-        "2 sets of identical",
-        "4 pairs of near-duplicates",
+        "2 pictures in several training rows",
+        "4 sets of copies in the training set",
         "2 test images also",
     ):
         assert part in warnings, warnings
@@ -200,13 +205,15 @@ def test_every_fault_of_the_data_is_found_and_the_folds_heal_what_they_can(plant
     ):
         assert part in notes, notes
     assert names_settings_that_are_there(planted)
-    near = next(f for f in data["findings"] if "near-duplicates" in f["title"])
-    assert "2 turned or mirrored" in near["seen"] and "4 of them reach over declared groups" in near["seen"]
+    said = {f["title"]: f["seen"] for f in data["findings"]}
+    assert said["2 pictures in several training rows"].startswith("4 rows show 2 pictures, the same to the pixel")
+    assert "4 sets reach over declared groups" in said["4 sets of copies in the training set"]
+    assert "2 of 40 test rows (5.0%): 1 with the same pixels" in said["2 test images also in the training set"]
 
     # persons 2 and 10 share a picture, so they stay together, with nobody on both sides
     table = rows_of(planted.runs / "planted/folds.csv")
     fold_of = {row[0]: row[1] for row in table}
-    for pair in [*known["exact"], *known["near"]]:
+    for pair in [*known["exact"], *known["copies"]]:
         assert len({fold_of[image_id] for image_id in pair}) == 1
     people = {row[0]: row[2] for row in rows_of(root / "train.csv")}
     assert all(len({fold_of[i] for i in fold_of if people[i] == person}) == 1 for person in set(people.values()))
@@ -298,7 +305,7 @@ def test_every_unusual_kind_of_file_is_read_and_reported(planted):
     assert findings(planted)["images"]["train"]["formats"] == {"JPEG": 114, "PNG": 3, "TIFF": 1, "GIF": 1, "BMP": 1}
 
 
-def test_a_heap_of_look_alikes_is_set_aside_and_other_copies_stay_together(planted):
+def test_many_copies_of_one_picture_are_one_set_beside_others(planted):
     root = planted.root / "data/planted"
     with Image.open(root / "images/i100.jpg") as image:
         for n in range(36):
@@ -314,9 +321,9 @@ def test_a_heap_of_look_alikes_is_set_aside_and_other_copies_stay_together(plant
     )
     planted.main("eda", "experiments/planted.yaml")
     known = json.loads((planted.runs / "planted/eda/duplicates.json").read_text())
-    assert known["near"] == [["i021", "i060"]]
-    assert "38 look-alikes, too many to be copies" in titles(planted, "warning")
-    assert findings(planted)["duplicates"]["across_train_test"] == 0
+    assert known["copies"][0] == ["i021", "i060"] and len(known["copies"]) == 2
+    assert sorted(known["copies"][1]) == sorted(["i100", *(f"h{n:02d}" for n in range(36))])
+    assert findings(planted)["duplicates"]["across_train_test"] == 1
 
 
 def test_a_forgotten_column_called_group_is_named_too(planted):

@@ -214,21 +214,19 @@ class Preprocessing(Settings):
 
 
 class Eda(Settings):
-    """What counts as a near-duplicate: first a look at perceptual hashes, then one at the pictures themselves."""
+    """The first look at the data."""
 
-    near_bits: Annotated[int, Field(ge=0, le=16)] = 8  # of 64: pairs whose hashes differ in more are not compared
-    near_correlation: Annotated[float, Field(ge=0.5, le=1)] = 0.93  # of their aligned thumbnails, at least
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class Folds(Settings):
-    """One split of the rows. Groups and sets of duplicates always stay together."""
+    """One split of the rows. Groups and sets of copies stay together."""
 
     k: Annotated[int, Field(ge=2, le=50)] = 5
     repeats: Annotated[int, Field(ge=1, le=20)] = 1  # the whole split again, other seeds: k x repeats models
     holdout: Annotated[float, Field(gt=0, lt=1)] | Literal["off"] = "off"  # validate this share once, with one model
     stratify: OneOrMore | Literal["off"] = ("class",)  # class, parts of the label, columns of the table
-    duplicates: Literal["together", "exact", "off"] = "together"  # exact and near-duplicates count as one group
+    duplicates: Literal["together", "exact", "off"] = "together"  # a set of copies counts as one group
     file: str | Literal["none"] = "none"  # a table of your own (image_id,fold), which must pass the same audit
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 

@@ -13,6 +13,8 @@ from pipeline.config.settings import Experiment
 
 SOUGHT = 100  # mistakes for which the nearest key is looked for; ten of a kind are shown
 MANY = 8  # keys: where the nearest is known, more of them only hide it
+_COPIES = "removed: copies are found by how far they stand out from everything else, so there is nothing to set"
+REMOVED = {"eda.near_bits": _COPIES, "eda.near_correlation": _COPIES}
 Origins = dict[str, str]  # dotted path -> "experiments/digits.yaml:12"
 
 
@@ -27,6 +29,8 @@ def _explain(error: Any, origins: Origins, path: Path, with_hint: bool) -> Mista
     dotted, model = _locate(error["loc"])
     where = f"{dotted or 'the file'} ({_origin(dotted, origins) or shown(path)})"
     kind, context = error["type"], error.get("ctx", {})
+    if dotted in REMOVED:
+        return Mistake(where, REMOVED[dotted], "valid: delete the line", "removed settings")
     if kind == "extra_forbidden":
         valid = list(model.model_fields) if model else []
         key = dotted.rpartition(".")[2]

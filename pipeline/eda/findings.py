@@ -13,7 +13,6 @@ import numpy as np
 
 from pipeline.competition.contract import labels_of
 from pipeline.competition.paths import n_unused
-from pipeline.eda.duplicates import MIN_SIDE
 from pipeline.eda.pictures import text
 from pipeline.eda.seen import Seen
 from pipeline.eda.shortcuts import in_words
@@ -56,28 +55,33 @@ def findings(seen: Seen) -> list[Finding]:
 
 
 def _finding(
-    level: str, title: str, seen: str, do: str = "", setting: str = "", n: int = 0, shown: Iterable = (), of: Any = None
+    level: str,
+    title: str,
+    seen: str,
+    do: str = "",
+    setting: str = "",
+    n: int = 0,
+    shown: Iterable = (),
+    of: Any = None,
+    all_in: str = "",
 ) -> Finding:
-    """shown: rows, or tuples of rows that belong side by side; of: the `Seen` that names them."""
+    """shown: rows, or tuples of rows that belong side by side; of: the `Seen` that names them; all_in: a file."""
     sets = [members if isinstance(members, tuple) else (int(members),) for members in list(shown)[:SHOWN]]
     images = [[of.key(i) for i in members[:4]] for members in sets]
     captions = [[of.caption(i) for i in members[:4]] for members in sets]
-    words = {"level": level, "title": title, "seen": seen, "do": do, "setting": setting, "n": n}
+    words = {"level": level, "title": title, "seen": seen, "do": do, "setting": setting, "n": n, "all_in": all_in}
     return words | {"images": images, "captions": captions}
 
 
 def _conflicting(seen: Seen) -> Iterator[Finding]:
-    if copies := seen.conflicting_copies:
-        yield _finding(
-            "warning",
-            f"{_n(len(copies), 'set')} of copies with different labels",
-            "The same picture, or nearly, bears two labels: at least one is wrong, and the model learns from both.",
-            "Look at them, and give each its right label (or none, which leaves the row out) in a table of fixes.",
-            "competition.fixes_csv: experiments/NAME-fixes.csv",
-            len(copies),
-            copies,
-            seen,
+    if sets := seen.conflicting_copies:
+        title = f"{_n(len(sets), 'set')} of copies with different labels"
+        told = "The same picture, or a copy of it, has several labels, and the model learns from all of them."
+        do = (
+            "Look at them. Where a label is wrong, a table of fixes gives the right one (or none: the row is left out)."
         )
+        setting = "competition.fixes_csv: experiments/NAME-fixes.csv"
+        yield _finding("warning", title, told, do, setting, len(sets), sets, seen, "duplicates.json")
 
 
 def _groups(seen: Seen) -> Iterator[Finding]:
@@ -104,57 +108,55 @@ def _shortcuts(seen: Seen) -> Iterator[Finding]:
 
 
 def _duplicates(seen: Seen) -> Iterator[Finding]:
-    n = len(seen.train)
-    grouped = seen.competition.has_groups
-    exact = [tuple(i for i in members if i < n) for members in seen.exact]
-    exact = [members for members in exact if len(members) > 1]
-    remedy = "Nothing, if you keep the default: folds keep them on one side."
+    exact, copies = seen.of_train(seen.exact), seen.of_train(seen.copies)
+    remedy = "Nothing, if you keep the default: folds keep each set on one side."
+    keeps, all_in = "folds.duplicates: together", "duplicates.json"
     if exact:
-        n_apart = sum(any(seen.apart(members[0], other) for other in members[1:]) for members in exact)
-        over = f"; {n_apart:,} of them reach over declared groups" if grouped else ""
-        title = f"{_n(len(exact), 'set')} of identical training images"
-        told = f"{sum(map(len, exact)):,} rows hold the same pixels as another row{over}."
-        yield _finding("warning", title, told, remedy, "folds.duplicates: together", len(exact), exact, seen)
-    near = [(pair.a, pair.b) for pair in seen.near if pair.b < n]
-    if seen.heap:
-        title = f"{seen.heap:,} look-alikes, too many to be copies"
-        told = "They hang together by pairs that look nearly the same, so they are alike by nature, and folds do not "
-        told += "keep them together. Other near-duplicates are not touched by this."
-        do = "Look at a few. If they are copies after all, declare a group, or ask for more likeness."
-        yield _finding("warning", title, told, do, "eda.near_correlation: 0.98", seen.heap)
-    if near:
-        between = [pair for pair in near if seen.apart(*pair)]
-        over = ""
-        if grouped:
-            over = f"; {len(between):,} of them reach over declared groups, which folds would have split"
-            over = over if between else "; all of them inside declared groups"
-        turned = sum(bool(pair.turned) for pair in seen.near if pair.b < n)
+        over = _over_groups(seen, exact)[1]
+        title = f"{_n(len(exact), 'picture')} in several training rows"
+        told = f"{sum(map(len, exact)):,} rows show {_n(len(exact), 'picture')}, the same to the pixel{over}."
+        yield _finding("warning", title, told, remedy, keeps, len(exact), exact, seen, all_in)
+    if copies:
+        between, over = _over_groups(seen, copies)
+        title = f"{_n(len(copies), 'set')} of copies in the training set"
+        told = (
+            f"{sum(map(len, copies)):,} rows. The pictures of a set are much nearer to each other than to all others: "
+        )
+        told += (
+            f"resized, re-encoded, retouched, cropped, moved, mirrored or turned copies, or shots of one moment{over}."
+        )
+        shown = [*between, *(members for members in copies if members not in set(between))]
         level = "warning" if between else "note"
-        title = f"{_n(len(near), 'pair')} of near-duplicates in the training set"
-        told = f"Resized, re-encoded, retouched, mirrored or turned copies ({turned:,} turned or mirrored){over}."
-        first = [*between, *(pair for pair in near if pair not in set(between))]
-        yield _finding(level, title, told, remedy, "folds.duplicates: together", len(near), first, seen)
-    if not seen.compared:
-        title = "Near-duplicates were not looked for"
-        told = f"Most images are smaller than {MIN_SIDE} px, where copies and look-alikes cannot be told apart."
-        yield _finding("note", title, told, "Declare groups, if you know of any.", "competition.group_column")
-    elif not exact and not near:
-        yield _finding("good", "No duplicates in the training set", "Neither equal pixels nor near-duplicates.")
+        yield _finding(level, title, told, remedy, keeps, len(copies), shown, seen, all_in)
+    if not exact and not copies:
+        yield _finding("good", "No copies in the training set", "Neither equal pixels nor changed copies.")
+
+
+def _over_groups(seen: Seen, sets: list[tuple[int, ...]]) -> tuple[list[tuple[int, ...]], str]:
+    """The sets that no declared group holds together, and what to say about them."""
+    between = [rows for rows in sets if any(seen.apart(rows[0], other) for other in rows[1:])]
+    if not seen.competition.has_groups:
+        return between, ""
+    n = len(between)
+    told = f"; {_n(n, 'set')} {'reaches' if n == 1 else 'reach'} over declared groups, which folds would have split"
+    return between, told if n else "; all of them inside declared groups"
 
 
 def _across(seen: Seen) -> Iterator[Finding]:
-    if across := seen.across:
-        yield _finding(
-            "warning",
-            f"{_n(len(across), 'test image')} also in the training set",
-            "Copies of training images stand in the test set; the model has seen their answers. The leaderboard "
-            "flatters by these rows, and cross-validation does not.",
-            "Nothing to set; know it when the leaderboard looks better than cross-validation.",
-            "",
-            len(across),
-            across,
-            seen,
-        )
+    if not (across := seen.across):
+        return
+    n, n_test, equal = len(across), len(seen.test), sum(is_exact for *_, is_exact in across)
+    title = f"{_n(n, 'test image')} also in the training set"
+    told = f"{n:,} of {n_test:,} test rows ({n / n_test:.1%}): {equal:,} with the same pixels as a training row, "
+    told += (
+        f"{n - equal:,} copies. A model may answer these from memory. Cross-validation has no such rows, since folds "
+    )
+    told += (
+        "keep copies on one side. So the leaderboard may come out higher than cross-validation by up to this share, "
+    )
+    told += "where these rows count and the labels agree; new images would not."
+    do = "Nothing to set; know it when the leaderboard looks better than cross-validation."
+    yield _finding("warning", title, told, do, "", n, [pair[:2] for pair in across], seen, "duplicates.json")
 
 
 def _contradictions(seen: Seen) -> Iterator[Finding]:

@@ -88,7 +88,7 @@ def _could_be_groups(codes: np.ndarray, labels: np.ndarray) -> bool:
 
 def _appearance(thumbs: np.ndarray, colours: np.ndarray) -> np.ndarray:
     """(N, F) float32: what an image looks like, whatever its size and sharpness. Rows of norm 1: products compare."""
-    grey = thumbs.reshape(len(thumbs), 8, 4, 8, 4).mean(axis=(2, 4)).reshape(len(thumbs), -1)
+    grey = thumbs.reshape(len(thumbs), 8, 4, 8, 4, -1).mean(axis=(2, 4, 5)).reshape(len(thumbs), -1)
     grey = grey - grey.mean(axis=1, keepdims=True)
     grey /= np.maximum(np.linalg.norm(grey, axis=1, keepdims=True), 1e-6)
     tint = colours.reshape(len(colours), -1).astype(np.float64)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.competition.contract import Competition, labels_of
-from pipeline.competition.grouping import merged_groups, sets_of, units
+from pipeline.competition.grouping import merged_groups, units
 from pipeline.config.data import Eda
-from pipeline.eda.duplicates import MIN_SIDE, NearPair, exact_sets, near_pairs
+from pipeline.eda.duplicates import copies, exact_sets
 from pipeline.eda.findings import findings
 from pipeline.eda.groups import possible_groups
 from pipeline.eda.pictures import describe_images, outliers
@@ -27,10 +27,14 @@ N_SAMPLES = 8
 
 @dataclass(frozen=True)
 class Look:
-    """findings: as in `findings.json`. duplicates: `{"exact": [[id, ...]], "near": [[id, ...]]}`, of training rows."""
+    """findings: as in `findings.json`. duplicates: sets of ids that show one picture, as in `duplicates.json`.
+
+    `exact` and `copies` hold training rows, for the folds: [[id, ...], ...]. `with_test` holds each set that has test
+    rows: {"kind": "exact" or "copies", "ids": training rows first, "n_train": how many these are}.
+    """
 
     findings: dict[str, Any]
-    duplicates: dict[str, list[list[str]]]
+    duplicates: dict[str, list]
 
 
 def look(
@@ -46,27 +50,13 @@ def look(
     done next."""
     n_train = len(train)
     facts = np.concatenate([train, test])
-    sides = np.minimum(facts["width"], facts["height"])
-    step("looking for duplicates")
+    step("looking for copies")
     exact = exact_sets(contents, facts["pixels"])
-    near = near_pairs(facts["thumb"], sides, settings.near_bits, settings.near_correlation)
-    near = _without_exact(near, exact)
-    of_train = [[i for i in members if i < n_train] for members in exact]
-    # Copies come in twos and threes. Where what looks alike makes one great heap (handwritten ones, blank slides), it
-    # is no heap of copies, and to keep it together would ruin the folds for nothing. The other sets stay together.
-    all_sets = sets_of(len(facts), [(pair.a, pair.b) for pair in near])
-    heaped = {row for members in all_sets if len(members) > max(30, n_train // 20) for row in members}
-    heap = max((len(members) for members in all_sets if members[0] in heaped), default=0)
-    near = [pair for pair in near if pair.a not in heaped]
-    near_sets = sets_of(n_train, [(pair.a, pair.b) for pair in near if pair.b < n_train])
-
-    ids = [row["image_id"] for row in competition.train_rows]
-    named = {
-        "exact": [[ids[i] for i in members] for members in of_train if len(members) > 1],
-        "near": [[ids[i] for i in members] for members in near_sets],
-    }
-    group_of = merged_groups(competition, [*named["exact"], *named["near"]])
-    together = units(ids, group_of)
+    copied = copies(facts["thumb"], exact)
+    ids = [row["image_id"] for row in (*competition.train_rows, *competition.test_rows)]
+    named = _named({"exact": exact, "copies": copied}, ids, n_train)
+    group_of = merged_groups(competition, [*named["exact"], *named["copies"]])
+    together = units(ids[:n_train], group_of)
     step("looking for groups that nobody declared")
     suspects = possible_groups(competition, train["thumb"], train["colour"], together, settings.seed)
     step("comparing the training set with the test set")
@@ -75,15 +65,12 @@ def look(
     step("looking for what tells the label without the picture")
     shortcuts = measure_shortcuts(competition, train, test, together, settings.seed)
 
-    compared = bool((sides >= MIN_SIDE).mean() >= 0.5) if len(sides) else False
     seen = Seen(
         competition=competition,
         train=train,
         test=test,
         exact=exact,
-        near=near,
-        heap=heap,
-        compared=compared,
+        copies=copied,
         conflicts=conflicts(competition),
         outliers=outliers(facts),
         shift=shift,
@@ -92,27 +79,35 @@ def look(
         px=px,
     )
     data = describe_tables(competition) | {"images": describe_images(train, test), "shift": shift}
-    data |= {"possible_groups": suspects, "shortcuts": shortcuts, "duplicates": _figures(seen, len(named["exact"]))}
+    data |= {"possible_groups": suspects, "shortcuts": shortcuts, "duplicates": _figures(seen)}
     return Look(data | {"findings": findings(seen), "samples": _samples(competition)}, named)
 
 
-def _figures(seen: Seen, n_exact: int) -> dict[str, Any]:
-    """The duplicates in numbers."""
-    why_not = "" if seen.compared else f"most images are smaller than {MIN_SIDE} px: copies and look-alikes are one"
+def _named(sets: dict[str, list[list[int]]], ids: list[str], n_train: int) -> dict[str, list]:
+    """Sets of rows as `duplicates.json` has them."""
+    named: dict[str, list] = {kind: [] for kind in (*sets, "with_test")}
+    for kind, several in sets.items():
+        for rows in several:
+            names = [ids[row] for row in rows]
+            n = sum(row < n_train for row in rows)
+            if n > 1:
+                named[kind].append(names[:n])
+            if n < len(rows):
+                named["with_test"].append({"kind": kind, "ids": names, "n_train": n})
+    return named
+
+
+def _figures(seen: Seen) -> dict[str, int]:
+    """The copies in numbers."""
+    exact, copied = seen.of_train(seen.exact), seen.of_train(seen.copies)
     return {
-        "exact_sets": n_exact,
-        "near_pairs": sum(pair.b < len(seen.train) for pair in seen.near),
+        "exact_sets": len(exact),
+        "exact_rows": sum(map(len, exact)),
+        "copy_sets": len(copied),
+        "copy_rows": sum(map(len, copied)),
         "across_train_test": len(seen.across),
         "conflicting": len(seen.conflicting_copies),
-        "compared": seen.compared,
-        "why_not": why_not,
     }
-
-
-def _without_exact(near: list[NearPair], exact: list[list[int]]) -> list[NearPair]:
-    """Pairs that are not equal anyway."""
-    set_of = {row: n for n, members in enumerate(exact) for row in members}
-    return [p for p in near if p.a not in set_of or set_of[p.a] != set_of.get(p.b)]
 
 
 def _samples(competition: Competition) -> list[dict[str, Any]]:

@@ -5,12 +5,12 @@ In: what the modules of this room found. Out: `Seen`, which `findings` puts into
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from pipeline.competition.contract import Competition
-from pipeline.eda.duplicates import NearPair
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,7 @@ class Seen:
     train: np.ndarray
     test: np.ndarray
     exact: list[list[int]]
-    near: list[NearPair]
-    heap: int  # size of the largest heap of look-alikes, where it is too large to be one of copies; else 0
-    compared: bool
+    copies: list[list[int]]  # each with all rows of an exact set, or with none of them
     conflicts: list[dict[str, Any]]
     outliers: dict[str, np.ndarray]
     shift: dict[str, Any]
@@ -58,21 +56,36 @@ class Seen:
         group = self.competition.train_rows[a].get("group")
         return not group or group != self.competition.train_rows[b]["group"]
 
+    def of_train(self, sets: list[list[int]]) -> list[tuple[int, ...]]:
+        """The training rows of each set that has several of them."""
+        inside = (tuple(row for row in rows if row < len(self.train)) for rows in sets)
+        return [rows for rows in inside if len(rows) > 1]
+
     @cached_property
-    def across(self) -> list[tuple[int, int]]:
-        """(a training image, a test image that is a copy of it), each test image once."""
+    def across(self) -> list[tuple[int, int, bool]]:
+        """(a training row, a test row with its picture, whether the pixels are equal), each test row once."""
         n = len(self.train)
-        pairs = [(members[0], other) for members in self.exact if members[0] < n for other in members if other >= n]
-        pairs += [(pair.a, pair.b) for pair in self.near if pair.a < n <= pair.b]
-        return [(a, b) for b, a in sorted({b: a for a, b in reversed(pairs)}.items())]
+        found: dict[int, tuple[int, int, bool]] = {}
+        for sets, is_exact in ((self.exact, True), (self.copies, False)):
+            for rows in sets:
+                for row in rows if rows[0] < n else ():
+                    if row >= n:
+                        found.setdefault(row, (rows[0], row, is_exact))
+        return [found[row] for row in sorted(found)]
 
     @cached_property
     def conflicting_copies(self) -> list[tuple[int, ...]]:
-        """Training copies that bear different labels: exact ones, and near ones of two groups.
+        """Sets of training rows with different labels: of equal pixels, and copies of two groups.
 
-        Within a group near-duplicates may differ in just what the label is about (a person with a mask and without).
+        Within a group copies may differ in just what the label is about (a person with a mask and without).
         """
-        n, rows = len(self.train), self.competition.train_rows
-        pairs = [(p.a, p.b) for p in self.near if p.b < n and self.apart(p.a, p.b)]
-        sets = [tuple(i for i in members if i < n) for members in [*self.exact, *pairs]]
-        return [members for members in sets if len({rows[i]["label"] for i in members}) > 1]
+        rows = self.competition.train_rows
+        exact = [members for members in self.of_train(self.exact) if len({rows[i]["label"] for i in members}) > 1]
+        listed = {row for members in exact for row in members}
+        copies = []
+        for members in self.of_train(self.copies):
+            kinds = {(rows[i]["label"], rows[i].get("group", "")): i for i in members}
+            pairs = combinations(kinds.values(), 2)
+            if any(rows[a]["label"] != rows[b]["label"] and self.apart(a, b) for a, b in pairs):
+                copies += [members] if not listed.issuperset(members) else []
+        return [*exact, *copies]

@@ -1,4 +1,4 @@
-"""What is learned of an image in the one pass that decodes it: enough for the whole first look, and 1.4 KB of it.
+"""What is learned of an image in the one pass that decodes it: enough for the whole first look, and 3.4 KB of it.
 
 In: the pixels at the store's size. Out: one record of `RECORD`. Everything is computed from the reduced image,
 so that a photograph of 20 megapixels costs no more than its decoding.
@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from pipeline.images.decode import FileFacts
 
@@ -37,7 +36,7 @@ RECORD = np.dtype(
         ("blur", "<f4"),  # variance of the Laplacian of luma (0..1): small where nothing is sharp
         ("mean", "<f4", 3),  # per channel of RGB, 0..1
         ("sq", "<f4", 3),  # mean of squares, so that means and deviations of a whole set can be summed up
-        ("thumb", "u1", (32, 32)),  # luma
+        ("thumb", "u1", (32, 32, 3)),
         ("colour", "u1", (4, 4, 3)),
         ("pixels", "S32"),  # SHA-256 of size and pixels, hex: equal for one picture in two formats without loss
         ("check", "<u4"),  # CRC-32 of all the above
@@ -59,9 +58,9 @@ def facts_of(pixels: np.ndarray, file: FileFacts) -> np.ndarray:
     mean, deviation = (values[:, 0] / 255 for values in cv2.meanStdDev(pixels))
     record["mean"], record["sq"] = mean, deviation**2 + mean**2
     record["blur"] = _laplacian_variance(luma)
-    # Lanczos as perceptual hashes are defined on it
-    thumb = Image.fromarray(luma.reshape(luma.shape[:2])).resize((32, 32), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    record["thumb"] = np.asarray(thumb)
+    is_small = min(pixels.shape[:2]) < 32
+    thumb = cv2.resize(pixels, (32, 32), interpolation=cv2.INTER_CUBIC if is_small else cv2.INTER_AREA)
+    record["thumb"] = thumb.reshape(32, 32, -1)  # one grey channel stands for three
     half = _shrunk(pixels, (max(pixels.shape[1] // 2, 1), max(pixels.shape[0] // 2, 1)))  # fast, and the rest is less
     record["colour"] = _shrunk(half, (4, 4)).reshape(4, 4, -1)  # one grey channel stands for three
     return record

@@ -61,7 +61,8 @@ def eda(work: Work) -> Receipt:
         for path in files:
             work.tracker.artifact(run_id, path)
         shown_facts = ("n_train", "n_test", "n_classes", "n_groups", "imbalance_ratio")
-        work.tracker.metrics(run_id, {key: float(findings[key]) for key in shown_facts})
+        counted = {key: findings[key] for key in shown_facts} | findings["duplicates"]
+        work.tracker.metrics(run_id, {key: float(value) for key, value in counted.items()})
         datasets = [dataset(competition, "train", work.image_hashes[0])]
         datasets += [dataset(competition, "test", work.image_hashes[1])] if competition.test_rows else []
         work.tracker.inputs(run_id, datasets)
@@ -142,13 +143,19 @@ def other_folds(work: Work, seed: int) -> pd.DataFrame:
     return table
 
 
-def _kept_together(known: dict[str, list[list[str]]], settings: Folds) -> list[list[str]]:
+def _kept_together(known: dict[str, list], settings: Folds) -> list[list[str]]:
     """Sets of duplicates that the folds do not tear, by `folds.duplicates`."""
-    kinds = {"together": ("exact", "near"), "exact": ("exact",), "off": ()}[settings.duplicates]
-    return sorted(sorted(members) for kind in kinds for members in known[kind])
+    sets = {"together": _all_sets(known), "exact": known["exact"], "off": []}[settings.duplicates]
+    return sorted(sorted(members) for members in sets)
 
 
-def _warnings(work: Work, seen: Receipt, known: dict[str, list[list[str]]], table: pd.DataFrame) -> list[str]:
+def _all_sets(known: dict[str, list]) -> list[list[str]]:
+    """Each training row in one set at most: a set of copies has all rows of an exact set, or none of them."""
+    copied = {image_id for members in known["copies"] for image_id in members}
+    return [*known["copies"], *(members for members in known["exact"] if members[0] not in copied)]
+
+
+def _warnings(work: Work, seen: Receipt, known: dict[str, list], table: pd.DataFrame) -> list[str]:
     """What the first look suspects and these folds do not heal: told here again, before anything is trained."""
     findings = json.loads(work.resolve(seen, "findings.json").read_text())
     lines = [
@@ -157,7 +164,7 @@ def _warnings(work: Work, seen: Receipt, known: dict[str, list[list[str]]], tabl
         for group in findings["possible_groups"]
     ]
     fold_of = dict(zip(table["image_id"], table["fold"], strict=True))
-    torn = sum(len({fold_of[i] for i in members}) > 1 for members in [*known["exact"], *known["near"]])
+    torn = sum(len({fold_of[i] for i in members}) > 1 for members in _all_sets(known))
     if torn:
         lines.append(f"{torn:,} sets of duplicates are on both sides; folds.duplicates: together keeps them on one")
     return lines

@@ -304,3 +304,11 @@ def test_thousands_of_unknown_keys_are_counted_in_seconds(written):
     assert "more of this kind (unknown keys)" in str(error.value) and time.process_time() - started < 20
     with pytest.raises(Mistakes):
         load(written(GOOD), [f"{'.'.join('a' * 3000)}=1", f"train.lr={'[' * 3000}"])
+
+
+def test_settings_that_were_removed_say_why_and_where(written):
+    text = GOOD + "\neda:\n  near_bits: 6\n"
+    lines = mistakes_of(written(text), "eda.near_correlation=0.98")
+    for key, place in (("eda.near_bits", ".yaml:"), ("eda.near_correlation", "SET")):
+        [line] = [line for line in lines if line.startswith(key)]
+        assert place in line and "stand out from everything else" in line and "delete the line" in line

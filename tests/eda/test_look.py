@@ -31,7 +31,7 @@ def facts(n: int, people: np.ndarray, seed: int, brighter: float = 0.0) -> np.nd
         own.std(axis=1),
         np.exp(rng.normal(-5, 0.3, n)),
     )
-    out["thumb"] = rng.integers(0, 255, (n, 32, 32))
+    out["thumb"] = rng.integers(0, 255, (n, 32, 32, 3))
     return out
 
 

@@ -7,7 +7,6 @@ import sys
 from collections import namedtuple
 from pathlib import Path
 
-import imagehash
 import numpy as np
 import pytest
 from PIL import Image
@@ -113,8 +112,9 @@ def test_facts_are_those_of_the_images(tmp_path, pictures):
         assert fact["contrast"] == pytest.approx(luma.std(), abs=5e-3)
         assert fact["mean"] == pytest.approx(rgb.mean((0, 1)), abs=2e-3)
         assert fact["sq"] == pytest.approx((rgb**2).mean((0, 1)), abs=5e-3)
-        thumb = Image.fromarray(fact["thumb"])
-        assert imagehash.phash(thumb) - imagehash.phash(image) <= (0 if min(image.size) <= 256 else 4)
+        box = Image.Resampling.BOX if min(image.size) >= 32 else Image.Resampling.BICUBIC
+        thumb = np.asarray(image.convert("RGB").resize((32, 32), box), float)
+        assert np.abs(fact["thumb"] - thumb).mean() < 4
     assert len({fact["pixels"] for fact in facts}) == len(facts)
     blurred = tmp_path / "blurred.png"
     Image.open(pictures[0]).resize((20, 16)).resize((90, 70)).save(blurred)
@@ -237,7 +237,7 @@ def test_the_estimate_is_near_the_truth(tmp_path, pictures):
 def test_off_keeps_facts_and_no_pixels(tmp_path, pictures):
     rows = rows_of(pictures)
     store, hashes = built(tmp_path, rows, side="off")
-    assert store.pixels(hashes[0]) is None and store.n_bytes < 3000 * len(rows)
+    assert store.pixels(hashes[0]) is None and store.n_bytes < 5000 * len(rows)
     assert (load_images(rows, SPEC, store, hashes) == load_images(rows, SPEC)).all()
     assert (store.facts(hashes)["thumb"] == built(tmp_path, rows, 256, "b")[0].facts(hashes)["thumb"]).all()
 

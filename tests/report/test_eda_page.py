@@ -84,6 +84,7 @@ def findings(names: list[str], n_test: int = 20, parts: bool = True) -> dict:
         "seen": f"seen {names[1]}",
         "do": "look",
         "setting": f"k: {names[0]}",
+        "all_in": "duplicates.json",
         "n": 30,
     }
     found = [
@@ -111,7 +112,7 @@ def findings(names: list[str], n_test: int = 20, parts: bool = True) -> dict:
         "imbalance_ratio": 3.5, "classes": [{"name": n, "means": f"{n}, old", "n": i + 1, "share": 0.1} for i, n in enumerate(names)],
         "parts": [], "joint": [joint] if parts else [], "group_sizes": {str(s): 3 for s in range(1, 30)},
         "images": {"train": side(100), "test": side(n_test)},
-        "duplicates": {"exact_sets": 1, "near_pairs": 2, "across_train_test": 0, "conflicting": 1, "compared": True, "why_not": ""},
+        "duplicates": {"exact_sets": 1, "exact_rows": 2, "copy_sets": 2, "copy_rows": 5, "across_train_test": 0, "conflicting": 1},
         "shift": no_shift | {"verdict": "alike" if n_test else "not measured"},
         "possible_groups": [{"what": f"column {names[0]}", "n_groups": 5, "mean_size": 2.0, "auc": 0.7, "low": 0.6, "high": 0.8, "setting": "s"}],
         "findings": found, "samples": [{"class": n, "images": [f"train:{n}"]} for n in names],
@@ -167,7 +168,7 @@ def test_headings_come_in_order_and_pictures_have_words():
 def test_a_finding_says_what_to_do_and_which_setting_does_it():
     data = findings(["a", "b"])
     text = "".join(read(render(data, thumbnails(data))).words)
-    assert "What to do. look" in text and "k: a" in text and "1 of 30 shown" in text
+    assert "What to do. look" in text and "k: a" in text and "1 of 30 shown; all are in duplicates.json." in text
     lines = findings_lines(data)
     assert lines[:2] == ["warning: copies of a", "  -> look [k: a]"] and len(lines) == 4
 

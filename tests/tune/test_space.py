@@ -83,7 +83,7 @@ WRONG = [
     ({"trian.lr": RANGE}, ["unknown key", "did you mean 'train'?", "images, model, augment, train"]),
     ({"train.lr.peak": RANGE}, ["tune.space.train.lr.peak", "unknown key"]),
     ({"folds.k": {"low": 2, "high": 5}}, ["tune.space.folds.k", "may not vary", "images, model, augment, train"]),
-    ({"eda.near_bits": {"low": 2, "high": 5}}, ["tune.space.eda.near_bits", "may not vary"]),
+    ({"eda.seed": {"low": 2, "high": 5}}, ["tune.space.eda.seed", "may not vary"]),
     ({"competition.metric": {"choices": ["accuracy"]}}, ["tune.space.competition.metric", "may not vary"]),
     ({"tune.trials": {"low": 2, "high": 5}}, ["tune.space.tune.trials", "may not vary"]),
     ({"train.seeds": {"choices": [[0], [1]]}}, ["tune.space.train.seeds", "may not vary", "fresh ones"]),
