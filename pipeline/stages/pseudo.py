@@ -167,7 +167,5 @@ def _expected(work: Work, without: Receipt, with_labels: Receipt, gain_of_single
     for name, e in (("without", a), ("with pseudo-labels", b)):
         say("pseudo", f"average of all models {name}: expected {e.value:.4f} on the test set "
             f"(95 % interval {e.low:.4f} to {e.high:.4f})")  # fmt: skip
-    worth = (
-        f"the average should gain {gain:+.4f}" if round(gain, 4) > 0 else f"the average should not gain ({gain:+.4f})"
-    )
-    say("pseudo", f"{worth}, where single models gain {gain_of_singles:+.4f}; note: {LEARNT}")
+    worth = "should gain" if round(gain, 4) > 0 else "should not gain"
+    say("pseudo", f"the average {worth} ({gain:+.4f}), where single models gain {gain_of_singles:+.4f}; note: {LEARNT}")
