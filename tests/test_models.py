@@ -263,7 +263,7 @@ def test_the_champion_is_judged_as_compare_does_with_duplicates_kept_together(tm
     leader = registry.Version("1", "run", None, "")
     monkeypatch.setattr(registry, "champion", lambda client, name: leader)
     monkeypatch.setattr(tracking, "fetch", lambda run, name, folder: tmp_path / name)
-    competition = SimpleNamespace(name="x", metric="accuracy", target="class")
+    competition = SimpleNamespace(name="x", rule="accuracy", target="class")
     work = SimpleNamespace(competition=competition, folder=tmp_path, tracker=SimpleNamespace(failure="", client=None))
     before, low, own = models._paired_with_champion(work, new)
     groups = dict(zip(folds["image_id"], folds["group"], strict=True))

@@ -18,8 +18,11 @@ def share_out(vectors: np.ndarray, shares: np.ndarray, rng: np.random.Generator)
 
     Groups with equal vectors are interchangeable, so the search runs over kinds of groups, of which there are few.
     """
-    kinds, kind_of = np.unique(vectors, axis=0, return_inverse=True)
-    kind_of = kind_of.reshape(-1)
+    place: dict[bytes, int] = {}  # sorting is for the few kinds alone, not for all groups
+    kind_of = np.array([place.setdefault(vector.tobytes(), len(place)) for vector in vectors])
+    first = np.unique(kind_of, return_index=True)[1]
+    kinds, order = np.unique(vectors[first], axis=0, return_inverse=True)
+    kind_of = order.reshape(-1)[kind_of]
     sizes = np.bincount(kind_of)
     best, best_loss = np.zeros(0), np.inf
     for _ in range(STARTS if len(kinds) < 500 else 2 if len(kinds) < 2_000 else 1):

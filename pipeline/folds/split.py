@@ -104,8 +104,8 @@ def make_folds(competition: Competition, settings: Folds, duplicates: Sets = ())
     unit_of = units([row["image_id"] for row in rows], group_of)
     indicators = _indicators(rows, settings)
     n_units = int(unit_of.max()) + 1
-    vectors = np.zeros((n_units, indicators.shape[1]))
-    np.add.at(vectors, unit_of, indicators)
+    starts = np.searchsorted(np.sort(unit_of), np.arange(n_units))
+    vectors = np.add.reduceat(indicators[np.argsort(unit_of, kind="stable")], starts, axis=0, dtype=np.int32)
     held_out = settings.holdout if settings.holdout != "off" else 0.0
     shares = np.array([held_out, 1 - held_out]) if held_out else np.full(settings.k, 1 / settings.k)
     table: dict[str, Any] = {"image_id": [row["image_id"] for row in rows]}
@@ -127,13 +127,13 @@ def _stratifiable(competition: Competition) -> list[str]:
 
 
 def _indicators(rows: list[dict[str, str]], settings: Folds) -> np.ndarray:
-    """(N, I) float: one column of ones for the number of rows, then one for each value that is to be shared out."""
+    """(N, I) of 0 and 1: a column of ones for the number of rows, then one for each value that is to be shared out."""
     names = () if settings.stratify == "off" else settings.stratify
-    blocks = [np.ones((len(rows), 1))]
+    blocks = [np.ones((len(rows), 1), np.uint8)]
     for name in names:
         said = [labels_of(row) if name == "class" else (stratified_by(row, name),) for row in rows]
         place = {value: i for i, value in enumerate(sorted({value for values in said for value in values}))}
-        block = np.zeros((len(rows), len(place)))
+        block = np.zeros((len(rows), len(place)), np.uint8)
         for i, values in enumerate(said):  # one a row, or as many as it has labels
             block[i, [place[value] for value in values]] = 1
         blocks.append(block)
