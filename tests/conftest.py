@@ -94,7 +94,9 @@ FOLDERS = (".ci", "benchmarks", "experiments", "pipeline", "tests")
 
 def own_files() -> list[Path]:
     """The repository's own files, found without git, which a machine with python3, pip and make need not have."""
-    files = [path for path in ROOT.iterdir() if path.is_file()] + [ROOT / "mlruns" / ".gitkeep"]
+    # In a worktree of git's, `.git` is a file that holds a path of this machine.
+    files = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
+    files.append(ROOT / "mlruns" / ".gitkeep")
     for folder in FOLDERS:
         files += [path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     return files
