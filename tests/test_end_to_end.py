@@ -44,9 +44,10 @@ def stage_lines(output: str, text: str) -> set[str]:
 
 def test_a_fresh_clone_ends_in_a_submission_and_says_what_matters(first):
     checkout, output = first
-    last = output.strip().splitlines()[-3:]
+    last = output.strip().splitlines()[-4:]
     assert "cross-validated macro_f1" in last[0] and "95 % interval" in last[0]
-    assert last[1].split()[-1] == "mlruns/digits/submission.csv" and last[2].endswith("make ui")
+    assert "expected on the test set" in last[1] and "95 % interval" in last[1]
+    assert last[2].split()[-1] == "mlruns/digits/submission.csv" and last[3].endswith("make ui")
     submission = pd.read_csv(checkout.runs / "digits/submission.csv", dtype=str)
     sample = pd.read_csv(checkout.root / "data/digits/sample_submission.csv", dtype=str)
     assert list(submission["image_id"]) == list(sample["image_id"]) and len(submission) == 600

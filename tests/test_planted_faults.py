@@ -152,7 +152,7 @@ def test_every_fault_that_stops_is_told_at_once_with_its_row_and_nothing_is_writ
     portrait(1000, 1).save(images / "t001.jpg")
     write(root / "train.csv", ["image_id", "label", "person"], rows[:-2])
     out, _ = planted.main("folds", "experiments/planted.yaml", "competition.fixes_csv=experiments/planted-fixes.csv")
-    assert "111 rows, each validated exactly once" in out
+    assert "112 rows, each validated exactly once" in out
 
 
 def test_every_fault_of_the_data_is_found_and_the_folds_heal_what_they_can(planted):
