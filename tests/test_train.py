@@ -423,10 +423,14 @@ def test_a_balanced_sampler_shows_rare_classes_as_often(tiny):
 
 def test_best_keeps_the_weights_of_the_best_epoch(tmp_path):
     rows, valid = np.arange(0, 30), np.arange(30, 60)
-    config = settings(epochs=6, batch_size=8, lr=0.01, select="best", schedule={"name": "constant"})
-    model, history = fit(config, data(60), tmp_path, rows=rows, valid=valid)
-    best = max(history, key=lambda r: r.score)
-    shorter = settings(epochs=best.epoch, batch_size=8, lr=0.01, schedule={"name": "constant"})
+    # which epoch is the best depends on the machine's arithmetic: the first rate with one before the last serves
+    for lr in (0.01, 0.03, 0.1, 0.3):
+        config = settings(epochs=6, batch_size=8, lr=lr, select="best", schedule={"name": "constant"})
+        model, history = fit(config, data(60), tmp_path, rows=rows, valid=valid, name=f"lr{lr}")
+        best = max(history, key=lambda r: r.score)
+        if best.epoch < 6:
+            break
+    shorter = settings(epochs=best.epoch, batch_size=8, lr=lr, schedule={"name": "constant"})
     until, _ = fit(shorter, data(60), tmp_path, rows=rows, valid=valid, name="shorter")
     assert best.epoch < 6 and torch.equal(weights(model), weights(until))
 
