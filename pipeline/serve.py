@@ -16,7 +16,6 @@ from pipeline.config.mistakes import Mistake, Mistakes, shown
 from pipeline.config.settings import RUNS
 from pipeline.server import HOST, check_port, run
 from pipeline.tracking import package
-from pipeline.tracking.locked import abandoned
 
 
 def serve(client: package.MlflowClient, name: str, number: str, port: int) -> int:
@@ -27,10 +26,8 @@ def serve(client: package.MlflowClient, name: str, number: str, port: int) -> in
     check_port(port, "serve")
     cache = RUNS / "cache"
     cache.mkdir(parents=True, exist_ok=True)
-    for left in cache.glob("served-*"):  # by a kill
-        with suppress(OSError), abandoned(left) as is_free:
-            if is_free:
-                shutil.rmtree(left, ignore_errors=True)
+    for folder in cache.glob("served-*"):
+        _remove_abandoned(folder)
     with tempfile.TemporaryDirectory(dir=cache, prefix="served-", ignore_cleanup_errors=True) as scratch:
         fcntl.flock(os.open(scratch, os.O_RDONLY), fcntl.LOCK_EX)  # as long as this process lives
         try:
@@ -45,6 +42,17 @@ def serve(client: package.MlflowClient, name: str, number: str, port: int) -> in
         print(f"{name} version {number} is starting on {HOST}:{port} (10 to 30 s) ...", flush=True)
         log = RUNS / "serve.log"
         return run(command, port, "The model", ready(port, example), log, folder, environment, scratch=scratch)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes the folder of a command that was killed: one that still runs holds its lock."""
+    with suppress(OSError):
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(file)
 
 
 def ready(port: int, image: Path) -> str:
