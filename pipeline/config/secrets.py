@@ -12,6 +12,8 @@ MASK = "***"
 MIN_LENGTH = 4  # of what is masked wherever it stands: a shorter one would be found in ordinary words
 # A user's name and password before the host. The password may hold `/` and `@`; digits and `/` are a port and a path.
 USER = re.compile(r"(?<=://)(?:[^\s/'\"@:]*:(?!\d+(?:[/?#]|$))[^\s'\"]*|[^\s/'\"]*)@")
+# The same where the scheme was forgotten: `me:password@host`.
+BARE = re.compile(r"(?<![\w/.@%+-])[\w.%+-]+:(?!//)[^\s/'\"@]+@(?=[\w.-])")
 NAMED = r"[\w.%-]*(?:token|key|secret|passw|pwd|sig|cred|auth|session)[\w.%-]*"
 QUERY = re.compile(rf"(?i)([?&;]{NAMED}=)[^\s&;'\")]+")
 VARIABLE = re.compile(r"(PASSWORD|PASSWD|TOKEN|SECRET|KEY)$")
@@ -19,7 +21,7 @@ VARIABLE = re.compile(r"(PASSWORD|PASSWD|TOKEN|SECRET|KEY)$")
 
 def hidden(text: str) -> str:
     """`https://me:pw@host/?token=t` as `https://host/?token=***`; secrets of the environment are masked anywhere."""
-    text = QUERY.sub(rf"\1{MASK}", USER.sub("", text))
+    text = QUERY.sub(rf"\1{MASK}", BARE.sub("", USER.sub("", text)))
     for secret in sorted(_secrets(), key=len, reverse=True):
         text = text.replace(secret, MASK)
     return text

@@ -17,6 +17,7 @@ from pipeline.config.tuning import Tune
         ("at 'http://a:b@c' and \"http://d:e@f/g\"", "at 'http://c' and \"http://f/g\""),
         ("https://host/x?access_token=abc&name=tiny", "https://host/x?access_token=***&name=tiny"),
         ("url: /api/2.0?name=tiny&X-Amz-Signature=abc)", "url: /api/2.0?name=tiny&X-Amz-Signature=***)"),
+        ("found 'me:secret@nonsense', and a:b:c@d", "found 'nonsense', and d"),
         # nothing to hide
         ("http://127.0.0.1:5000/a@b", "http://127.0.0.1:5000/a@b"),
         ("sqlite:////data/x:y@z/mlflow.db", "sqlite:////data/x:y@z/mlflow.db"),
