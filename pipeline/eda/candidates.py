@@ -52,7 +52,7 @@ def candidates(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                 maps.append(_map(part, swapped, down, across))
                 # from here on only what is more alike than the last of k is of interest
                 rows = best[0][0]
-                last = np.flatnonzero(rows[k - 1 :] == rows[: len(rows) - k + 1]) + k - 1
+                last = np.flatnonzero(rows[k - 1 :] == rows[: max(len(rows) - k + 1, 0)]) + k - 1
                 least[rows[last]] = best[1][last]
         lists.append(best)
     a, b, number = np.hstack([pairs for pairs, _ in lists])

@@ -207,3 +207,12 @@ def test_sets_are_the_connected_components(n, edges):
     codes = connected_components(graph, directed=False)[1]
     expected = sorted(np.flatnonzero(codes == c).tolist() for c in set(codes) if (codes == c).sum() > 1)
     assert sorted(sets_of(n, edges)) == expected
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 5, 9, 30])
+def test_few_pictures_of_noise_have_no_copies_and_break_nothing(n):
+    thumbs = np.random.default_rng(n).integers(0, 256, (n, 32, 32, 3), np.uint8)
+    assert copies(thumbs, []) == []
+    if n > 1:
+        thumbs[1] = thumbs[0]
+        assert copies(thumbs, [[0, 1]]) == []  # equal pixels are told as the same picture
