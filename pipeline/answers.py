@@ -14,6 +14,7 @@ import pandas as pd
 from pipeline.competition.contract import Competition, Form
 from pipeline.competition.kinds import number
 from pipeline.config.metric import Metric
+from pipeline.config.mistakes import listed
 from pipeline.metrics import NO_GUESS, decisions, of_positive
 
 
@@ -44,13 +45,14 @@ class Words:
         """A word that is no class gets a place of its own, behind the classes."""
         if (place := self.find(word)) is not None:
             return place
-        self._places[word] = self.n
+        self._places[word] = self._values[number(word)] = self.n
         self.n += 1
         return self.n - 1
 
     @property
     def strangers(self) -> list[str]:
-        return sorted(word for word, place in self._places.items() if place >= self.n_classes)
+        """In the order of their places."""
+        return [word for word, place in self._places.items() if place >= self.n_classes]
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Answers:
             if self.form.answer == "label":
                 return ((numbers != 0) & (numbers != 1)).any(axis=1), "0 or 1"
             return ~((numbers >= 0) & (numbers <= 1)).all(axis=1), "probabilities from 0 to 1"
-        known, n, words = set(self.texts), min(self.form.k, len(self.classes)), ", ".join(self.texts)
+        known, n, words = set(self.texts), min(self.form.k, len(self.classes)), listed(self.texts, 12)
         if self.form.answer == "best":
             said = [[word for word in row if word] for row in self._said(table)]
             return np.array([len(row) != n or len(known.intersection(row)) != n for row in said]), f"{n} of {words}"
@@ -177,7 +179,7 @@ class Answers:
         """(of each row the place of its class, its places or its number, (N,) booleans of the rows that say none).
 
         A label may be written as in train or in the sample; of two classes also as 1, the one whose probability is
-        submitted, and 0. A class that no training row has joins `words`, but where classes have an order.
+        submitted, and 0. A class that no training row has joins `words`; on a scale only where its number places it.
         """
         if self.label not in table:  # a column for each class, 1 for those that are right
             numbers = table[list(self.classes)].apply(pd.to_numeric, errors="coerce").to_numpy(float)
@@ -190,11 +192,12 @@ class Answers:
         if self.target == "multilabel":
             by = self.form.separator if self.label in self.form.columns else self.separator
             return [[words.place(word) for word in cell.split(by) if word] for cell in cells], none
-        found: list[Any] = [(number if self.target == "regression" else words.find)(cell) for cell in cells]
-        if None in found and self.form.answer == "probability" and self.form.positive is not None:
-            ones = [number(cell) for cell in cells]
-            if {*ones} <= {0.0, 1.0}:
-                return [self.form.positive if one else 1 - self.form.positive for one in ones], none
-        if self.target == "class" and self.rule.kind != "quadratic_kappa":
-            found = [words.place(cell) if cell else None for cell in cells]
-        return found, np.array([one is None for one in found])
+        places: list[Any] = [(number if self.target == "regression" else words.find)(cell) for cell in cells]
+        if None in places and self.form.answer == "probability" and self.form.positive is not None:
+            flags = [number(cell) for cell in cells]
+            if {*flags} <= {0.0, 1.0}:
+                return [self.form.positive if flag else 1 - self.form.positive for flag in flags], none
+        scale = self.rule.values
+        if self.target != "regression" and scale in ((), tuple(map(number, self.classes))):
+            places = [words.place(cell) if cell and not (scale and number(cell) is None) else None for cell in cells]
+        return places, np.array([place is None for place in places])

@@ -9,7 +9,8 @@ import pandas as pd
 
 from pipeline.answers import Answers
 from pipeline.competition.contract import Competition
-from pipeline.config.mistakes import Mistake, Mistakes, first_line, shown
+from pipeline.config.metric import number
+from pipeline.config.mistakes import Mistake, Mistakes, first_line, listed, shown
 from pipeline.metrics import score
 
 
@@ -42,6 +43,8 @@ def score_submission(
     targets, bad = codec.truths(truth, words)
     bad = bad | ~truth[ids].isin(file[ids]).to_numpy() | truth[ids].duplicated().to_numpy()
     valid = "valid: an id of the submission, once, and an answer of the competition's kind"
+    if codec.rule.values:
+        valid += " (competition.classes names a class of the scale that no training row has)"
     mistakes = [
         Mistake(shown(answers), f"{row[ids]!r} has answer {row.get(codec.label, '')!r}", valid, "answers")
         for row in truth[bad].to_dict("records")
@@ -50,15 +53,23 @@ def score_submission(
         raise Mistakes(mistakes)
     strange = sum(bool(np.any(np.asarray(target) >= words.n_classes)) for target in targets) if words.strangers else 0
     if strange == len(truth):
-        found = f"none of its labels is a class, e.g. {words.strangers[0]!r}" if strange else "no rows"
+        found = f"none of its labels is a class, e.g. {min(words.strangers)!r}" if strange else "no rows"
         raise Mistakes([Mistake(shown(answers), found, "valid: a row for each test image, and its label", "answers")])
     if strange:
-        tell(f"{strange:,} rows have labels that no training row has ({', '.join(words.strangers[:3])}): missed")
+        tell(
+            f"{strange:,} rows have labels that no training row has ({', '.join(sorted(words.strangers)[:3])}): missed"
+        )
     outputs = codec.outputs(file.set_index(ids, drop=False).loc[truth[ids]], words)
     labels = np.array(targets) if codec.target != "multilabel" else np.zeros(outputs.shape, int)
     for row, places in enumerate(targets if codec.target == "multilabel" else ()):
         labels[row, places] = 1
     rule = replace(codec.rule, hard=False)  # the cells are hard already
+    if rule.values and words.strangers:
+        steps = [value for value in map(number, words.strangers) if value is not None]
+        if len(steps) < len(words.strangers):
+            found, valid = f"labels that are no class: {listed(words.strangers, 3)}", listed(codec.texts, 12)
+            raise Mistakes([Mistake(shown(submission), found, f"valid: {valid}", "submission")])
+        rule = replace(rule, values=(*rule.values, *steps))
     if codec.target == "multilabel" and rule.average == "micro" and not codec.form.per_class:
         occurs = labels.any(axis=0)  # hosts count labels that occur in the answers
         labels, outputs = labels[:, occurs], outputs[:, occurs]

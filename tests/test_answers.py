@@ -320,3 +320,24 @@ def test_a_file_of_another_form_is_not_verified_against_this_one(lay_out):
     check(labels, "")  # of a record that does not say it
     with pytest.raises(Mistakes, match="answer: here"):
         check(lay_out(["0", "1"], metric="auc"), made_of_labels)
+
+
+@pytest.mark.parametrize("target", ["class", "ordinal"])
+def test_a_grade_that_only_the_answers_have_is_scored_by_its_number(lay_out, tmp_path, target):
+    """scikit-learn counts places, so it is given every step of the scale."""
+    competition = lay_out(["0", "1", "2", "4"], cells=("0",), target=target, metric="quadratic_kappa")
+    _, outputs = drawn(4)
+    truth = (["3.0", "0", "1", "2", "4", "3"] * N)[:N]
+    value = scored(competition, outputs, {"label": truth}, tmp_path)
+    answers = pd.read_csv(tmp_path / "submission.csv")["label"]
+    judge = sk.cohen_kappa_score([int(float(cell)) for cell in truth], answers, weights="quadratic", labels=range(5))
+    assert value == pytest.approx(judge)
+    with pytest.raises(Mistakes, match=r"has answer 'worse'.*competition.classes"):
+        scored(competition, outputs, {"label": ["worse", *truth[1:]]}, tmp_path)
+
+
+def test_an_order_of_words_takes_no_grade_that_it_does_not_name(lay_out, tmp_path):
+    classes = ["low", "mid", "high"]
+    competition = lay_out(classes, cells=("low",), target="ordinal", metric="quadratic_kappa", classes=classes)
+    with pytest.raises(Mistakes, match=r"has answer 'top'.*competition.classes names"):
+        scored(competition, drawn(3)[1], {"label": ["top", *["low"] * (N - 1)]}, tmp_path)

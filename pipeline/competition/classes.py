@@ -16,7 +16,7 @@ from pipeline.competition.contract import WHERE, Row, labels_of
 from pipeline.competition.kinds import set_labels
 from pipeline.config.data import Declared
 from pipeline.config.metric import by_scale, number, parse_metric
-from pipeline.config.mistakes import Mistake, nearest
+from pipeline.config.mistakes import Mistake, listed, nearest
 
 if TYPE_CHECKING:
     from pipeline.competition.assemble import Found
@@ -118,7 +118,7 @@ def _check_order(classes: Sequence[str], is_declared: bool, found: Found, mistak
         valid = "valid: competition.classes, from the lowest to the highest, e.g. [low, medium, high]"
         mistakes.append(Mistake(found.train_place, told, valid, "classes"))
     if len(numbers) == len(values) and numbers not in (sorted(numbers), sorted(numbers, reverse=True)):
-        told = f"the numbers {_listed(classes)} neither rise nor fall, and competition.target=ordinal"
+        told = f"the numbers {listed(classes, SHOWN)} neither rise nor fall, and competition.target=ordinal"
         mistakes.append(Mistake("competition.classes", told, "valid: from the lowest to the highest", "classes"))
 
 
@@ -129,7 +129,7 @@ def _note_gaps(classes: Sequence[str], found: Found) -> None:
     if not whole or len(whole) < len(classes) or max(whole) - min(whole) + 1 - len(whole) > WIDEST_GAP:
         return
     if gaps := [str(step) for step in range(min(whole), max(whole)) if step not in whole]:
-        told = f"no row of {', '.join(map(repr, gaps))} on the scale {_listed(classes)}; distances count the gap"
+        told = f"no row of {', '.join(map(repr, gaps))} on the scale {listed(classes, SHOWN)}; distances count the gap"
         valid = "Name every step in competition.classes if it may be answered."
         found.notes.append(Mistake(found.train_place, told, valid, "gaps in the scale"))
 
@@ -144,14 +144,15 @@ def _check_labels(
             if label not in known and not (settings.parts and not label):  # what a part cannot read is told already
                 hint = nearest(label, classes) if len(mistakes) < SHOWN else ""
                 told = f"label {label!r} is no class{hint}"
-                where, valid = row[WHERE], f"valid: {_listed(classes)}"
+                where, valid = row[WHERE], f"valid: {listed(classes, SHOWN)}"
                 mistakes.append(Mistake(where, told, valid, "labels in no class", row["image_id"]))
     present = {label for row in train for label in labels_of(row)} & known
     if train and len(present) < 2:
         told = f"{len(present)} class in column {found.label_column!r}"
         mistakes.append(Mistake(found.train_place, told, "valid: at least two", "classes"))
     if train and (absent := [name for name in classes if name not in present]):
-        told = f"no row of {len(absent):,} of {len(classes):,} classes: {_listed([repr(name) for name in absent])}"
+        names = listed([repr(name) for name in absent], SHOWN)
+        told = f"no row of {len(absent):,} of {len(classes):,} classes: {names}"
         valid = "They stay classes, and their probability is learnt to be small."
         found.notes.append(Mistake(found.train_place, told, valid, "classes"))
 
@@ -161,16 +162,16 @@ def check_columns(classes: Sequence[str], train: list[Row], found: Found, settin
     """A sample with a column for each class must have those of the classes, and no others."""
     columns = found.sample_classes
     if settings.target == "regression":
-        told = f"columns {_listed(columns)}, and competition.target=regression predicts one number"
+        told = f"columns {listed(columns, SHOWN)}, and competition.target=regression predicts one number"
         mistakes.append(Mistake(f"{sample}:1", told, "valid: one column beside the ids", "columns"))
     elif classes and set(columns) != set(classes):
         absent = sorted(set(classes) - set(columns))
         # beside a class without a column, a column without a row is that class misspelt, more likely than not
         used = set(classes) if settings.classes != "from train" else {c for row in train for c in labels_of(row)}
         extra = sorted(set(columns) - used)
-        words = [f"no column {_listed(absent)}"] if absent else []
-        words += [f"no class {_listed(extra)}"] if extra else []
-        valid = f"valid: one column, or one for each class: {_listed(classes)}"
+        words = [f"no column {listed(absent, SHOWN)}"] if absent else []
+        words += [f"no class {listed(extra, SHOWN)}"] if extra else []
+        valid = f"valid: one column, or one for each class: {listed(classes, SHOWN)}"
         mistakes.append(Mistake(f"{sample}:1", "; ".join(words), valid, "columns"))
 
 
@@ -195,7 +196,7 @@ def label_texts(
     texts = tuple(_written(name, values, whole, width, keeps) for name in classes)
     if "" in texts or len(set(texts)) < len(texts):
         kind = "whole numbers" if whole else "numbers"
-        told = f"column {column!r} holds {kind} such as {min(given)}, and the classes are {_listed(classes)}"
+        told = f"column {column!r} holds {kind} such as {min(given)}, and the classes are {listed(classes, SHOWN)}"
         valid = f"valid: classes that are distinct {kind}, or a sample of words"
         mistakes.append(Mistake(sample, told, valid, "labels"))
         return classes
@@ -210,8 +211,3 @@ def _written(name: str, values: Mapping[str, float | None], whole: bool, width: 
     if not whole:
         return str(value)
     return name if keeps and name.lstrip("+-").isdecimal() else str(int(value)).zfill(width)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """The first names, and how many there are where not all are shown."""
-    return ", ".join(names[:SHOWN]) + (f", ... ({len(names):,} in all)" if len(names) > SHOWN else "")

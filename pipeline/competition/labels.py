@@ -13,7 +13,7 @@ from itertools import product
 
 from pipeline.competition.contract import PART, TEXT, WHERE, Row
 from pipeline.config.data import Declared, Part, check_bounds
-from pipeline.config.mistakes import Mistake, nearest
+from pipeline.config.mistakes import Mistake, listed, nearest
 
 MAX_COMBINATIONS = 100_000
 Places = tuple[int, ...]  # of each part's value, in the order of the parts
@@ -151,7 +151,7 @@ def check_class_weights(weights: Mapping[str, float], classes: Sequence[str]) ->
     for name in weights:
         if name not in classes:
             found = f"no class {name!r}{nearest(name, classes)}"
-            mistakes.append(Mistake(where, found, f"valid: {', '.join(classes)}", kind))
+            mistakes.append(Mistake(where, found, f"valid: {listed(classes, 12)}", kind))
     if left := [name for name in classes if name not in weights]:
         mistakes.append(Mistake(where, f"none for {', '.join(left[:8])}", "valid: one for each class", kind))
     return mistakes

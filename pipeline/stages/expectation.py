@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -74,16 +75,17 @@ def outlook(work: Work, members: Sequence[Member], rows: Rows, blend: Blend, tes
 
     settings, metric = work.settings.submit, parse_metric(rows.metric, rows.kind)
     oof_means = rows.members if settings.average == "probs" else oof_outputs(work, members, settings, "probs")
-    others = [one for one in (*blend.singles, *blend.candidates) if one is not blend.chosen]
+    others = [other for other in (*blend.singles, *blend.candidates) if other is not blend.chosen]
     try:
         oof, answered, spread = _sides(blend.chosen, rows, oof_means, test)
         expected = expected_score(metric, rows.kind, oof, rows.targets, rows.units, answered, spread)
-        of = {blend.chosen.name: expected.value}
-        for one in others if len(blend.candidates) > 1 or blend.singles else ():
-            oof, answered, spread = _sides(one, rows, oof_means, test)
-            of[one.name] = expected_value(metric, rows.kind, oof, rows.targets, answered, spread)
     except Unknown as error:
         return Outlook(None, str(error))
+    of = {blend.chosen.name: expected.value}
+    for other in others:
+        oof, answered, spread = _sides(other, rows, oof_means, test)
+        with suppress(Unknown):  # its place in the table stays empty
+            of[other.name] = expected_value(metric, rows.kind, oof, rows.targets, answered, spread)
     learnt = any("pseudo-labels" in member.title for member in members)
     return Outlook(expected, "", of, LEARNT if learnt else "", metric.greater_is_better)
 

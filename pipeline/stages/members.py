@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import kept, receipts
 from pipeline.config.metric import parse_metric
-from pipeline.config.mistakes import Mistake, Mistakes, first_line, shown
+from pipeline.config.mistakes import Mistake, Mistakes, first_line, listed, shown
 from pipeline.config.settings import RUNS
 from pipeline.receipts import Receipt
 from pipeline.stages.record import connect, find
@@ -256,8 +256,8 @@ def check_alike(members: Sequence[Member], work: Work) -> None:
         for path in member.checkpoints:
             task = checkpoint_info(path).task
             if (task.kind, task.classes) != (competition.target, competition.classes):
-                found = f"answers {task.kind} of {', '.join(task.classes)}"
-                valid = f"valid: {competition.target} of {', '.join(competition.classes)}, in this order"
+                found = f"answers {task.kind} of {listed(task.classes, 12)}"
+                valid = f"valid: {competition.target} of {listed(competition.classes, 12)}, in this order"
                 mistakes.append(Mistake(shown(path), found, valid, "foreign artifacts"))
         try:
             align(members[0].oof, member.oof)
